@@ -1,0 +1,115 @@
+/** What the corridor leaves for those behind it. Accessors fail loudly when their interceptor did not run. */
+import { type ContextKey, type ContextValues, createContextKey } from "@connectrpc/connect";
+import type { Deadline } from "./database/pool.ts";
+import type { UnitOfWork } from "./database/sql.ts";
+
+/** Who calls, as their verified credential says. */
+export interface Caller {
+  /** The token's `sub`: a user id, or `service:NAME`. */
+  readonly subject: string;
+  /** The user who calls; undefined for a service. */
+  readonly userId: string | undefined;
+  /** Who acts in the caller's name, the immediate one first (RFC 8693 `act`). */
+  readonly onBehalfOf: readonly string[];
+  /** The org to which the credential is pinned. */
+  readonly orgId: string | undefined;
+  /** Permissions: all that a service has; what a user's token is narrowed to, undefined if it is not. */
+  readonly scope: readonly string[] | undefined;
+  /** A service with the scope `roster.platform`. */
+  readonly platform: boolean;
+}
+
+/** How the call is judged, by its method's access option. */
+export interface Access {
+  /** The selected org; undefined: the call runs outside any. */
+  readonly orgId: string | undefined;
+  /** The permission it needs there. */
+  readonly permission: string;
+  /** The call is about the caller, so the permission is not needed. */
+  readonly self: boolean;
+  /** The team whose roles may grant the permission. */
+  readonly teamId: string | undefined;
+  /** A platform caller may enter the org although it is deleted. */
+  readonly deletedOrg: boolean;
+  /** Outside an org: the credential may see everyone. */
+  readonly reach: boolean;
+  /** The org that this call makes; set by its handler before its first statement. */
+  newOrgId?: string;
+}
+
+/** What a mutation's audit entry tells. */
+export interface Entry {
+  readonly id: string;
+  readonly subject: string;
+  readonly onBehalfOf: readonly string[];
+  /** Such as `roster.v1.TeamService/CreateTeam`. */
+  readonly method: string;
+  readonly correlationId: string;
+}
+
+/** What handlers need of the configuration. */
+export interface Settings {
+  /** Signs page tokens. */
+  readonly tokenSecret: Buffer;
+  /** Days between a delete and its purge. */
+  readonly purgeAfterDays: number;
+}
+
+const key = <T>(): ContextKey<T | undefined> => createContextKey<T | undefined>(undefined);
+
+export const keys = {
+  caller: key<Caller>(),
+  access: key<Access>(),
+  /** Milliseconds that the caller allows, set by the transport; undefined: no deadline was sent. */
+  timeoutMs: key<number>(),
+  deadline: key<Deadline>(),
+  correlationId: key<string>(),
+  unitOfWork: key<UnitOfWork>(),
+  entry: key<Entry>(),
+  settings: key<Settings>(),
+};
+
+interface Carrier {
+  readonly values: ContextValues;
+}
+
+const demand = <T>(values: ContextValues, of: ContextKey<T | undefined>, what: string): T => {
+  const value = values.get(of);
+  if (value === undefined) throw new Error(`${what} is missing: its interceptor did not run`);
+  return value;
+};
+
+export const callerOf = (values: ContextValues): Caller =>
+  demand(values, keys.caller, "the caller");
+export const accessOf = (values: ContextValues): Access =>
+  demand(values, keys.access, "the access decision");
+export const deadlineOf = (values: ContextValues): Deadline =>
+  demand(values, keys.deadline, "the deadline");
+export const correlationIdOf = (values: ContextValues): string =>
+  demand(values, keys.correlationId, "the correlation id");
+
+/** Who calls. */
+export const caller = ({ values }: Carrier): Caller => callerOf(values);
+
+/** What the handler's statements run on. */
+export const unitOfWork = ({ values }: Carrier): UnitOfWork =>
+  demand(values, keys.unitOfWork, "the unit of work");
+
+/** The selected org, for RPCs that cannot run without one. */
+export const orgId = ({ values }: Carrier): string => {
+  const { orgId: id } = accessOf(values);
+  if (id === undefined) throw new Error("no org is selected");
+  return id;
+};
+
+/** The selected org, or undefined. */
+export const maybeOrgId = ({ values }: Carrier): string | undefined => accessOf(values).orgId;
+
+/** Announces the org that this call makes, so that its audit entry and its rows belong to it. */
+export const claimNewOrg = ({ values }: Carrier, id: string): void => {
+  accessOf(values).newOrgId = id;
+};
+
+/** What handlers need of the configuration. */
+export const settings = ({ values }: Carrier): Settings =>
+  demand(values, keys.settings, "the handlers' settings");

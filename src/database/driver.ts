@@ -1,0 +1,309 @@
+/**
+ * The Slonik driver by which a tenant-scoped statement costs one round trip.
+ *
+ * In PostgreSQL's extended protocol everything up to a Sync is one implicit transaction. So the statement
+ * that enters the tenant and the query itself travel as Bind/Execute, Bind/Execute, Sync: there is no BEGIN,
+ * no COMMIT and no reset, and when entering is refused the server itself skips the query.
+ */
+import { AsyncLocalStorage } from "node:async_hooks";
+import { createHash } from "node:crypto";
+import pg from "pg";
+import { prepareValue } from "pg/lib/utils.js";
+import { createDriverFactory, type DriverFactory } from "slonik";
+import { parserOf } from "./types.ts";
+
+/** One statement with its values. */
+export interface Step {
+  readonly text: string;
+  readonly values: readonly unknown[];
+}
+
+/** What travels in the same flush as a Slonik query. */
+export interface Flight {
+  readonly before: readonly Step[];
+  readonly after?: readonly Step[];
+  /** False for statements whose generic plan would be bad, such as pages of a partitioned table. */
+  readonly prepare: boolean;
+}
+
+/** How the driver learns what travels with a query: Slonik hands on text and values, nothing else. */
+export const flights = new AsyncLocalStorage<Flight>();
+
+/** Statements that begin and end an explicit transaction. */
+export const begin: Step = { text: "begin", values: [] };
+export const commit: Step = { text: "commit", values: [] };
+export const rollback: Step = { text: "rollback", values: [] };
+
+interface Column {
+  readonly name: string;
+  readonly dataTypeId: number;
+  readonly parse: (text: string) => unknown;
+}
+
+/** The parts of pg's connection that its types leave out. */
+interface Wire {
+  stream: { cork(): void; uncork(): void };
+  parse(message: { name: string; text: string; types: readonly number[] }): void;
+  bind(message: { portal: string; statement: string; values: readonly unknown[] }): void;
+  describe(message: { type: "P"; name: string }): void;
+  execute(message: { portal: string; rows: number }): void;
+  sync(): void;
+  on(event: "readyForQuery", listener: (message: { status: TransactionStatus }) => void): void;
+  on(event: "parseComplete" | "noData", listener: () => void): void;
+  once(event: "readyForQuery" | "end", listener: () => void): void;
+  off(event: "readyForQuery" | "end", listener: () => void): void;
+}
+
+type TransactionStatus = "I" | "T" | "E";
+
+/** What one connection knows of itself. */
+interface Session {
+  readonly wire: Wire;
+  /** Names of statements whose own ParseComplete has arrived. */
+  readonly prepared: Set<string>;
+  readonly columns: Map<string, readonly Column[]>;
+  status: TransactionStatus;
+  current: Exchange | null;
+}
+
+interface Outcome {
+  readonly tag: string;
+  readonly columns: readonly Column[];
+  readonly rows: Record<string, unknown>[];
+}
+
+const names = new Map<string, string>();
+
+/** A prepared statement's name: a digest of its text, so that every connection uses the same. */
+const nameOf = (text: string): string => {
+  let name = names.get(text);
+  if (name === undefined) {
+    name = createHash("sha256").update(text).digest("base64url").slice(0, 22);
+    names.set(text, name);
+  }
+  return name;
+};
+
+/** Statements up to one Sync. pg queues it like a query of its own and feeds it the server's messages. */
+class Exchange {
+  readonly callback = (): void => {};
+  private readonly session: Session;
+  private readonly steps: readonly Step[];
+  private readonly main: number;
+  private readonly prepare: boolean;
+  private readonly settle: (error: Error | null, outcome: Outcome) => void;
+  private readonly parsing: string[] = [];
+  private readonly rows: Record<string, unknown>[] = [];
+  private columns: readonly Column[] = [];
+  private tag = "";
+  private step = 0;
+
+  constructor(
+    session: Session,
+    steps: readonly Step[],
+    main: number,
+    prepare: boolean,
+    settle: (error: Error | null, outcome: Outcome) => void,
+  ) {
+    this.session = session;
+    this.steps = steps;
+    this.main = main;
+    this.prepare = prepare;
+    this.settle = settle;
+  }
+
+  submit(): null {
+    const { wire, prepared, columns } = this.session;
+    // Values become text before anything is written, so that a bad one leaves the wire clean.
+    const values = this.steps.map((step) => step.values.map(prepareValue));
+    this.session.current = this;
+    wire.stream.cork();
+    this.steps.forEach((step, index) => {
+      const name = this.prepare ? nameOf(step.text) : "";
+      if (name === "" || !(prepared.has(name) || this.parsing.includes(name))) {
+        wire.parse({ name, text: step.text, types: [] });
+        this.parsing.push(name);
+      }
+      wire.bind({ portal: "", statement: name, values: values[index] ?? [] });
+      if (index === this.main) {
+        const known = name === "" ? undefined : columns.get(name);
+        if (known) this.columns = known;
+        else wire.describe({ type: "P", name: "" });
+      }
+      wire.execute({ portal: "", rows: 0 });
+    });
+    wire.sync();
+    wire.stream.uncork();
+    return null;
+  }
+
+  handleParseComplete(): void {
+    const name = this.parsing.shift();
+    if (name) this.session.prepared.add(name);
+  }
+
+  handleRowDescription(message: { fields: { name: string; dataTypeID: number }[] }): void {
+    this.described(
+      message.fields.map(({ name, dataTypeID }) => ({
+        name,
+        dataTypeId: dataTypeID,
+        parse: parserOf(dataTypeID),
+      })),
+    );
+  }
+
+  described(columns: readonly Column[]): void {
+    this.columns = columns;
+    const text = this.steps[this.main]?.text;
+    if (this.prepare && text !== undefined) this.session.columns.set(nameOf(text), columns);
+  }
+
+  handleDataRow(message: { fields: (string | null)[] }): void {
+    if (this.step !== this.main) return;
+    const row: Record<string, unknown> = {};
+    for (let i = 0; i < this.columns.length; i++) {
+      const column = this.columns[i] as Column;
+      const value = message.fields[i];
+      row[column.name] = value === null || value === undefined ? null : column.parse(value);
+    }
+    this.rows.push(row);
+  }
+
+  handleCommandComplete(message: { text: string }): void {
+    const step = this.steps[this.step];
+    if (this.step === this.main) this.tag = message.text;
+    // A failed transaction answers COMMIT with ROLLBACK and no error.
+    if (step === commit && message.text !== "COMMIT") this.tag = "ROLLBACK";
+    this.step++;
+  }
+
+  handleEmptyQuery(): void {
+    this.step++;
+  }
+
+  /** An error of one statement ends with ReadyForQuery; only then is the connection usable again. */
+  handleError(error: Error & { severity?: string }): void {
+    const lost =
+      error.severity === undefined || error.severity === "FATAL" || error.severity === "PANIC";
+    if (lost) {
+      this.finish(error);
+      return;
+    }
+    const { wire } = this.session;
+    const end = (): void => {
+      wire.off("readyForQuery", end);
+      wire.off("end", end);
+      this.finish(error);
+    };
+    wire.once("readyForQuery", end);
+    wire.once("end", end);
+  }
+
+  handleReadyForQuery(): void {
+    this.finish(
+      this.tag === "ROLLBACK" && this.steps.includes(commit)
+        ? new Error("transaction rolled back")
+        : null,
+    );
+  }
+
+  private finish(error: Error | null): void {
+    this.session.current = null;
+    this.settle(error, { tag: this.tag, columns: this.columns, rows: this.rows });
+  }
+}
+
+/** How many flushes have been sent: what a test of round trips counts. */
+export interface RoundTrips {
+  count: number;
+}
+
+/**
+ * Makes the driver. Every query must come with a {@link Flight}: outside a transaction one that enters,
+ * inside a transaction any; a query that would run unentered is refused before it is sent.
+ *
+ * @param pipeline false sends each statement by itself and unnamed, for poolers that can carry neither
+ *   pipelines nor prepared statements; results are equal
+ * @param roundTrips counts what is sent
+ */
+export const createTenantDriver = (pipeline: boolean, roundTrips: RoundTrips): DriverFactory =>
+  createDriverFactory(async ({ driverConfiguration }) => ({
+    createPoolClient: async ({ clientEventEmitter }) => {
+      const timeout = driverConfiguration.connectionTimeout;
+      const client = new pg.Client({
+        connectionString: driverConfiguration.connectionUri,
+        connectionTimeoutMillis: timeout === "DISABLE_TIMEOUT" ? 0 : timeout,
+        keepAlive: true,
+      });
+      const wire = (client as unknown as { connection: Wire }).connection;
+      const session: Session = {
+        wire,
+        prepared: new Set(),
+        columns: new Map(),
+        status: "I",
+        current: null,
+      };
+      client.on("error", (error) => clientEventEmitter.emit("error", error));
+      wire.on("readyForQuery", ({ status }) => {
+        session.status = status;
+      });
+      wire.on("parseComplete", () => session.current?.handleParseComplete());
+      wire.on("noData", () => session.current?.described([]));
+
+      const exchange = (steps: readonly Step[], main: number, prepare: boolean): Promise<Outcome> =>
+        new Promise((resolve, reject) => {
+          roundTrips.count++;
+          const settle = (error: Error | null, outcome: Outcome): void =>
+            error ? reject(error) : resolve(outcome);
+          client.query(
+            new Exchange(session, steps, main, prepare, settle) as unknown as pg.Submittable,
+          );
+        });
+
+      /** The same steps one by one. What the pipeline wraps in one Sync is wrapped in BEGIN and COMMIT here. */
+      const oneByOne = async (steps: readonly Step[], main: number): Promise<Outcome> => {
+        const alone = session.status === "I" && steps[0] !== begin;
+        const all = alone ? [begin, ...steps, commit] : steps;
+        let outcome: Outcome | undefined;
+        try {
+          for (const [index, step] of all.entries()) {
+            const result = await exchange([step], 0, false);
+            if (index === main + (alone ? 1 : 0)) outcome = result;
+          }
+        } catch (error) {
+          if (alone && (session.status as TransactionStatus) !== "I")
+            await exchange([rollback], 0, false);
+          throw error;
+        }
+        return outcome as Outcome;
+      };
+
+      return {
+        connect: async () => {
+          await client.connect();
+        },
+        end: () => client.end(),
+        query: async (text, values = []) => {
+          const flight = flights.getStore();
+          const before = flight?.before ?? [];
+          if (!flight || (before.length === 0 && session.status === "I")) {
+            throw new Error("refused to send a statement outside a tenant");
+          }
+          const steps = [...before, { text, values }, ...(flight.after ?? [])];
+          const { tag, columns, rows } = pipeline
+            ? await exchange(steps, before.length, flight.prepare)
+            : await oneByOne(steps, before.length);
+          const [command = "", ...counts] = tag.split(" ");
+          return {
+            command: command as "SELECT",
+            fields: [...columns],
+            rowCount: Number(counts.at(-1) ?? 0),
+            rows,
+          };
+        },
+        stream: () => {
+          throw new Error("streams are not offered by this driver");
+        },
+      };
+    },
+  }));

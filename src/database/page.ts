@@ -1,0 +1,112 @@
+/** Keyset pages: what a request asks for, and tokens that cannot be made, moved or misused by a caller. */
+import { createHash, createHmac, timingSafeEqual } from "node:crypto";
+import { create, type DescMessage, type Message, toBinary } from "@bufbuild/protobuf";
+
+const defaultSize = 50;
+const maximumSize = 1_000;
+const lifetimeSeconds = 24 * 3600;
+const macBytes = 16;
+/** What a page may weigh, roughly in bytes; the largest message the server sends is twice that. */
+const maximumWeight = 2 * 1024 * 1024;
+
+/** What a page token is bound to beside the arguments. */
+export interface PageBinding {
+  readonly secret: Buffer;
+  readonly method: string;
+  readonly subject: string;
+  readonly orgId: string;
+}
+
+/** A list request of any resource. */
+export type ListRequest = Message & { readonly pageSize: number; readonly pageToken: string };
+
+/** The page that a request asks for. */
+export class Page {
+  /** Rows to ask for: one more than the page holds, to know whether another follows. */
+  readonly limit: number;
+  /** The cursor of the last row of the page before; null on the first page. */
+  readonly after: readonly string[] | null;
+  private readonly size: number;
+  private readonly binding: string;
+  private readonly secret: Buffer;
+
+  /** @param invalid makes the error for a token that is not valid for this request */
+  constructor(
+    request: ListRequest,
+    schema: DescMessage,
+    binding: PageBinding,
+    invalid: () => Error,
+  ) {
+    this.size = Math.min(request.pageSize || defaultSize, maximumSize);
+    this.limit = this.size + 1;
+    this.secret = binding.secret;
+    const rest = create(schema, { ...request, pageSize: 0, pageToken: "" });
+    const fingerprint = createHash("sha256").update(toBinary(schema, rest)).digest("base64url");
+    this.binding = [binding.method, binding.subject, binding.orgId, fingerprint].join("\n");
+    this.after = request.pageToken === "" ? null : this.open(request.pageToken, invalid);
+  }
+
+  /**
+   * Makes the answer: at most a page of rows, fewer when they are heavy, and the token of the next one.
+   *
+   * @param cursor what orders a row, as text
+   * @param item the row's message, or null for a row that the list leaves out
+   */
+  finish<Row, Item>(
+    rows: readonly Row[],
+    cursor: (row: Row) => readonly string[],
+    item: (row: Row) => Item | null,
+  ): { items: Item[]; nextPageToken: string } {
+    const items: Item[] = [];
+    let weight = 0;
+    let taken = 0;
+    for (const row of rows.slice(0, this.size)) {
+      const made = item(row);
+      if (made !== null) {
+        const more = weigh(made);
+        if (taken > 0 && weight + more > maximumWeight) break;
+        weight += more;
+        items.push(made);
+      }
+      taken++;
+    }
+    const last = rows[taken - 1];
+    const nextPageToken = last !== undefined && taken < rows.length ? this.seal(cursor(last)) : "";
+    return { items, nextPageToken };
+  }
+
+  private mac(payload: Buffer): Buffer {
+    return createHmac("sha256", this.secret)
+      .update(payload)
+      .update(`\n${this.binding}`)
+      .digest()
+      .subarray(0, macBytes);
+  }
+
+  private seal(cursor: readonly string[]): string {
+    const expires = Math.floor(Date.now() / 1000) + lifetimeSeconds;
+    const payload = Buffer.from(JSON.stringify([expires, ...cursor]));
+    return Buffer.concat([this.mac(payload), payload]).toString("base64url");
+  }
+
+  private open(token: string, invalid: () => Error): readonly string[] {
+    const bytes = Buffer.from(token, "base64url");
+    const payload = bytes.subarray(macBytes);
+    const mac = bytes.subarray(0, macBytes);
+    if (mac.length < macBytes || !timingSafeEqual(mac, this.mac(payload))) throw invalid();
+    const [expires, ...cursor] = JSON.parse(payload.toString()) as [number, ...string[]];
+    if (expires < Date.now() / 1000) throw invalid();
+    return cursor;
+  }
+}
+
+/** Roughly the bytes of a message on the wire, without encoding it. */
+const weigh = (value: unknown): number => {
+  if (typeof value === "string") return value.length + 2;
+  if (typeof value !== "object" || value === null) return 4;
+  let sum = 2;
+  for (const [key, inner] of Object.entries(value)) {
+    if (inner !== undefined) sum += weigh(inner) + (Array.isArray(value) ? 0 : key.length);
+  }
+  return sum;
+};

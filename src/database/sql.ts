@@ -1,0 +1,55 @@
+/** The query vocabulary of the services: Slonik's tag, zod pieces of rows, and what a statement runs on. */
+import { createSqlTag, type QuerySqlToken } from "slonik";
+import { z } from "zod";
+import type { Instant } from "./types.ts";
+
+export { formatInstant, type Instant } from "./types.ts";
+
+/** Slonik's tag. `sql.type(row)` makes a query whose rows are parsed by the zod schema `row`. */
+export const sql = createSqlTag({ typeAliases: { void: z.object({}).strict() } });
+
+/** A query with the schema of its rows. */
+export type Query<Row extends z.ZodType = z.ZodType> = QuerySqlToken<Row>;
+
+/** A timestamptz, exact to the microsecond. */
+export const instant = z.custom<Instant>((value) => typeof value === "object" && value !== null);
+
+/** A timestamptz that may be null: left out of the message. */
+export const maybeInstant = instant.nullable().transform((value) => value ?? undefined);
+
+/** Text that may be null: empty in the message. */
+export const maybeText = z
+  .string()
+  .nullable()
+  .transform((value) => value ?? "");
+
+/** A jsonb column of string values. */
+export const labels = z.record(z.string(), z.string());
+
+/** A row's version as its etag, a quoted string as RFC 7232 has it. */
+export const etag = z.bigint().transform((version) => `"${version}"`);
+
+/** What an RPC's statements run on, already in its tenant. */
+export interface UnitOfWork {
+  /** All rows of a query. */
+  many<Row extends z.ZodType>(
+    query: Query<Row>,
+    options?: QueryOptions,
+  ): Promise<readonly z.output<Row>[]>;
+  /** The row of a query, or null. */
+  maybeOne<Row extends z.ZodType>(
+    query: Query<Row>,
+    options?: QueryOptions,
+  ): Promise<z.output<Row> | null>;
+  /** The row of a query; without one it throws what `missing` makes. */
+  one<Row extends z.ZodType>(
+    query: Query<Row>,
+    missing: () => Error,
+    options?: QueryOptions,
+  ): Promise<z.output<Row>>;
+}
+
+export interface QueryOptions {
+  /** False keeps a statement unprepared, where a generic plan would be bad: pages of a partitioned table. */
+  readonly prepare?: boolean;
+}

@@ -1,0 +1,214 @@
+/**
+ * Tenant-scoped sessions. A read sends `enter` and its query under one Sync and holds no connection in
+ * between. A mutation is one transaction whose first flush carries BEGIN, `enter` and the first statement.
+ */
+import { setTimeout as delay } from "node:timers/promises";
+import { type CommonQueryMethods, NotFoundError } from "slonik";
+import type { z } from "zod";
+import { begin, commit, type Flight, flights, type Step } from "./driver.ts";
+import { type Deadline, DeadlinePassed, type TenantPool } from "./pool.ts";
+import { type Query, type QueryOptions, sql, type UnitOfWork } from "./sql.ts";
+
+/** Makes the statement that enters the tenant, given the milliseconds that are left. */
+export type Entering = (timeoutMs: number) => Step;
+
+/** What PostgreSQL says of an error, as far as Roster reads it. */
+export interface DatabaseError extends Error {
+  readonly code?: string;
+  readonly constraint?: string;
+  readonly detail?: string;
+}
+
+const attempts = 3;
+const nothing = sql.typeAlias("void")`select`;
+const committing = sql.typeAlias("void")`commit`;
+const rollingBack = sql.typeAlias("void")`rollback`;
+
+/** Serialization failures and deadlocks: the same work may succeed when it is done again. */
+const retryable = (error: unknown): boolean => {
+  const { code } = error as DatabaseError;
+  return code === "40001" || code === "40P01";
+};
+
+/** True when the server answered, so that the connection is still good. */
+const answered = (error: unknown): boolean => {
+  const { code } = error as DatabaseError;
+  return code === undefined ? false : !/^(08|57P|XX)/.test(code);
+};
+
+type Result<T> = { readonly value: T } | { readonly error: unknown };
+
+/**
+ * Borrows a connection for `work`. An error that the server answered is handed out as a result, because
+ * Slonik destroys the connection under any error that leaves its handler.
+ */
+const borrow = async <T>(
+  { slonik, gate }: TenantPool,
+  deadline: Deadline,
+  work: (connection: CommonQueryMethods) => Promise<T>,
+): Promise<T> => {
+  await gate.pass(deadline);
+  try {
+    const result: Result<T> = await slonik.connect(async (connection) => {
+      try {
+        return { value: await work(connection) };
+      } catch (error) {
+        if (error instanceof Unanswered) throw error.cause;
+        return { error };
+      }
+    });
+    if ("error" in result) throw result.error;
+    return result.value;
+  } finally {
+    gate.release();
+  }
+};
+
+/** Marks an error after which the connection must not be used again. */
+class Unanswered extends Error {}
+
+const send = async <Row extends z.ZodType>(
+  connection: CommonQueryMethods,
+  flight: Flight,
+  query: Query<Row>,
+): Promise<readonly z.output<Row>[]> => {
+  try {
+    return (await flights.run(flight, () => connection.any(query))) as readonly z.output<Row>[];
+  } catch (error) {
+    // A row that does not fit its schema is our fault, not the connection's.
+    const ours = error instanceof NotFoundError || (error as Error).name === "ZodError";
+    throw answered(error) || ours ? error : new Unanswered("connection lost", { cause: error });
+  }
+};
+
+abstract class Session implements UnitOfWork {
+  abstract many<Row extends z.ZodType>(
+    query: Query<Row>,
+    options?: QueryOptions,
+  ): Promise<readonly z.output<Row>[]>;
+
+  async maybeOne<Row extends z.ZodType>(
+    query: Query<Row>,
+    options?: QueryOptions,
+  ): Promise<z.output<Row> | null> {
+    const rows = await this.many(query, options);
+    if (rows.length > 1) throw new Error(`expected at most one row, got ${rows.length}`);
+    return rows[0] ?? null;
+  }
+
+  async one<Row extends z.ZodType>(
+    query: Query<Row>,
+    missing: () => Error,
+    options?: QueryOptions,
+  ): Promise<z.output<Row>> {
+    const row = await this.maybeOne(query, options);
+    if (row === null) throw missing();
+    return row;
+  }
+}
+
+/** A session for reads: each statement enters by itself and costs one round trip. */
+export class ReadSession extends Session {
+  private readonly pool: TenantPool;
+  private readonly entering: Entering;
+  private readonly deadline: Deadline;
+
+  constructor(pool: TenantPool, entering: Entering, deadline: Deadline) {
+    super();
+    this.pool = pool;
+    this.entering = entering;
+    this.deadline = deadline;
+  }
+
+  many<Row extends z.ZodType>(
+    query: Query<Row>,
+    { prepare = true }: QueryOptions = {},
+  ): Promise<readonly z.output<Row>[]> {
+    return borrow(this.pool, this.deadline, (connection) =>
+      send(connection, { before: [this.entering(timeoutOf(this.deadline))], prepare }, query),
+    );
+  }
+
+  /** Enters and does nothing else: for asking whether the caller may. */
+  async enter(): Promise<void> {
+    await this.many(nothing);
+  }
+}
+
+class WriteSession extends Session {
+  entered = false;
+  private readonly connection: CommonQueryMethods;
+  private readonly entering: Entering;
+  private readonly deadline: Deadline;
+
+  constructor(connection: CommonQueryMethods, entering: Entering, deadline: Deadline) {
+    super();
+    this.connection = connection;
+    this.entering = entering;
+    this.deadline = deadline;
+  }
+
+  async many<Row extends z.ZodType>(
+    query: Query<Row>,
+    { prepare = true }: QueryOptions = {},
+  ): Promise<readonly z.output<Row>[]> {
+    // Whoever asked has had their answer, so nothing more may happen.
+    if (this.deadline.remainingMs() <= 0 || this.deadline.signal.aborted)
+      throw new DeadlinePassed();
+    const before = this.entered ? [] : [begin, this.entering(timeoutOf(this.deadline))];
+    this.entered = true;
+    return send(this.connection, { before, prepare }, query);
+  }
+
+  async commit(): Promise<void> {
+    if (this.deadline.remainingMs() <= 0 || this.deadline.signal.aborted)
+      throw new DeadlinePassed();
+    if (this.entered) await send(this.connection, { before: [], prepare: true }, committing);
+    else
+      await send(
+        this.connection,
+        {
+          before: [begin, this.entering(timeoutOf(this.deadline))],
+          after: [commit],
+          prepare: true,
+        },
+        nothing,
+      );
+  }
+
+  async rollback(): Promise<void> {
+    if (this.entered) await send(this.connection, { before: [], prepare: true }, rollingBack);
+  }
+}
+
+const timeoutOf = (deadline: Deadline): number => Math.max(1, Math.ceil(deadline.remainingMs()));
+
+/**
+ * Runs a mutation as one transaction: committed when `work` returns, rolled back when it throws. A lost
+ * race (40001, 40P01) runs it again, three times at most.
+ */
+export const inTransaction = async <T>(
+  pool: TenantPool,
+  entering: Entering,
+  deadline: Deadline,
+  work: (unit: UnitOfWork) => Promise<T>,
+): Promise<T> => {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await borrow(pool, deadline, async (connection) => {
+        const session = new WriteSession(connection, entering, deadline);
+        try {
+          const value = await work(session);
+          await session.commit();
+          return value;
+        } catch (error) {
+          if (!(error instanceof Unanswered)) await session.rollback();
+          throw error;
+        }
+      });
+    } catch (error) {
+      if (attempt >= attempts || !retryable(error) || deadline.remainingMs() <= 0) throw error;
+      await delay(Math.random() * 20 * attempt);
+    }
+  }
+};

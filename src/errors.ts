@@ -1,0 +1,267 @@
+/**
+ * The vocabulary of failure: each reason with its code and its message, and the one place where an error of
+ * the database, of validation or of ours becomes what a caller sees.
+ */
+import type { DescMessage, MessageInitShape } from "@bufbuild/protobuf";
+import { Code, ConnectError } from "@connectrpc/connect";
+import { DeadlinePassed, Overloaded } from "./database/pool.ts";
+import type { DatabaseError } from "./database/unit-of-work.ts";
+import {
+  BadRequestSchema,
+  ErrorInfoSchema,
+  PreconditionFailureSchema,
+  ResourceInfoSchema,
+  RetryInfoSchema,
+} from "./gen/google/rpc/error_details_pb.ts";
+import type { ErrorReason } from "./gen/roster/v1/error_pb.ts";
+
+export type Reason = Exclude<keyof typeof ErrorReason, "UNSPECIFIED">;
+
+/** Values of the message's variables. `field` is the path of the request field at fault. */
+export type Metadata = Readonly<Record<string, string>>;
+
+interface Rule {
+  readonly code: Code;
+  readonly message: (m: Metadata) => string;
+  /** For NOT_FOUND: what kind of resource, and which metadata key holds the id that was asked. */
+  readonly resource?: readonly [type: string, key: string];
+}
+
+const unauthenticated = (text: string): Rule => ({
+  code: Code.Unauthenticated,
+  message: () => text,
+});
+const denied = (message: (m: Metadata) => string): Rule => ({
+  code: Code.PermissionDenied,
+  message,
+});
+const invalid = (message: (m: Metadata) => string): Rule => ({
+  code: Code.InvalidArgument,
+  message,
+});
+const absent = (type: string, key: string): Rule => ({
+  code: Code.NotFound,
+  message: (m) => `there is no ${type} ${m[key]}`,
+  resource: [type, key],
+});
+const taken = (text: string): Rule => ({ code: Code.AlreadyExists, message: () => text });
+const unmet = (message: (m: Metadata) => string): Rule => ({
+  code: Code.FailedPrecondition,
+  message,
+});
+
+const rules: Readonly<Record<Reason, Rule>> = {
+  CREDENTIAL_MISSING: unauthenticated("send metadata `authorization: Bearer TOKEN`"),
+  CREDENTIAL_INVALID: unauthenticated("the credential is not one that this server accepts"),
+  CREDENTIAL_EXPIRED: unauthenticated("the credential has expired; get a new one"),
+  PERMISSION_MISSING: denied((m) => `this needs the permission ${m.permission}`),
+  ORG_NOT_ALLOWED: denied(() => "this org is not yours to select"),
+  CALLER_INACTIVE: denied(() => "the calling user is unknown, deleted or suspended"),
+  ROLE_NOT_GRANTABLE: denied((m) => `the role ${m.role} holds more than you do`),
+  ORG_REQUIRED: invalid(() => "name an org, in the request or as metadata `roster-org-id`"),
+  ORG_MALFORMED: invalid(() => "metadata `roster-org-id` must be one UUID, sent once"),
+  ORG_MISMATCH: invalid(() => "the request and metadata `roster-org-id` name different orgs"),
+  FIELD_INVALID: invalid((m) => `${m.field}: ${m.rule}`),
+  FIELD_REQUIRED: invalid((m) => `${m.field}: must be set`),
+  UPDATE_MASK_INVALID: invalid((m) => `update_mask: ${m.path} is not a field that can be updated`),
+  PAGE_TOKEN_INVALID: invalid(
+    () => "page_token: not valid for this request; start with the first page",
+  ),
+  VALUE_TOO_LARGE: invalid((m) => `${m.field}: ${m.rule}`),
+  ETAG_MALFORMED: invalid((m) => `${m.field}: must be an etag as the server sent it`),
+  SLUG_RESERVED: invalid((m) => `${m.field}: this slug is reserved`),
+  ROLE_UNKNOWN: invalid((m) => `${m.field}: the org has no such role`),
+  USER_NOT_FOUND: absent("user", "user_id"),
+  ORG_NOT_FOUND: absent("org", "org_id"),
+  ORG_MEMBER_NOT_FOUND: absent("org member", "user_id"),
+  PROFILE_NOT_FOUND: absent("profile of user", "user_id"),
+  TEAM_NOT_FOUND: absent("team", "team_id"),
+  TEAM_MEMBER_NOT_FOUND: absent("team member", "user_id"),
+  AUDIT_ENTRY_NOT_FOUND: absent("audit entry", "audit_entry_id"),
+  EMAIL_TAKEN: taken("a user with this email exists"),
+  USER_EXTERNAL_ID_TAKEN: taken("a user with this external_id exists"),
+  SLUG_TAKEN: taken("this slug is taken"),
+  ORG_EXTERNAL_ID_TAKEN: taken("an org with this external_id exists"),
+  TEAM_NAME_TAKEN: taken("a team with this name exists under the same parent"),
+  ORG_MEMBER_EXISTS: taken("the user is a member of the org"),
+  TEAM_MEMBER_EXISTS: taken("the user is a member of the team"),
+  ETAG_STALE: {
+    code: Code.Aborted,
+    message: (m) => `the resource changed; its etag is now ${m.etag}`,
+  },
+  CONFLICT_RETRY: {
+    code: Code.Aborted,
+    message: () => "lost against concurrent changes; try again",
+  },
+  LAST_OWNER: unmet((m) => `no active owner would be left in org ${m.org_ids}`),
+  ORG_HAS_CHILDREN: unmet(
+    () => "the org has teams, or members beside its owners; delete with force",
+  ),
+  TEAM_HAS_CHILDREN: unmet(() => "the team has sub-teams; delete with force"),
+  ORG_SUSPENDED: unmet(() => "the org is suspended"),
+  TEAM_TOO_DEEP: unmet((m) => `teams nest at most ${m.depth} deep`),
+  OWNER_INACTIVE: unmet(() => "an owner must be an active user with an active membership"),
+  USER_SUSPENDED: unmet(() => "the user is suspended and can join no org"),
+  DATABASE_UNAVAILABLE: { code: Code.Unavailable, message: () => "the database cannot be reached" },
+  OVERLOADED: { code: Code.Unavailable, message: () => "too much to do at the moment; try again" },
+  DEADLINE_EXCEEDED: { code: Code.DeadlineExceeded, message: () => "the deadline passed" },
+  CANCELLED: { code: Code.Canceled, message: () => "the caller hung up" },
+  INTERNAL: { code: Code.Internal, message: (m) => `internal error, incident ${m.incident_id}` },
+};
+
+/** One field at fault. */
+export interface Violation {
+  readonly field: string;
+  readonly rule: string;
+}
+
+/**
+ * Makes the error for a reason: canonical code, message, and google.rpc details of which ErrorInfo is always
+ * the first.
+ *
+ * @param metadata values of the message's variables, sent in ErrorInfo
+ * @param violations the fields at fault; without them `metadata.field` is taken for the one
+ */
+export const fail = (
+  reason: Reason,
+  metadata: Metadata = {},
+  violations: readonly Violation[] = metadata.field
+    ? [{ field: metadata.field, rule: metadata.rule ?? "" }]
+    : [],
+): ConnectError => {
+  const { code, message, resource } = rules[reason];
+  const text = message(metadata);
+  const error = new ConnectError(text, code);
+  const add = <Desc extends DescMessage>(desc: Desc, value: MessageInitShape<Desc>): void => {
+    error.details.push({ desc, value } as ConnectError["details"][number]);
+  };
+  add(ErrorInfoSchema, { reason, domain: "roster", metadata: { ...metadata } });
+  if (code === Code.InvalidArgument && violations.length > 0) {
+    const fieldViolations = violations.map(({ field, rule }) => ({
+      field,
+      description: rule || text,
+      reason,
+    }));
+    add(BadRequestSchema, { fieldViolations });
+  }
+  if (code === Code.FailedPrecondition) {
+    const subject =
+      metadata.org_ids ?? metadata.org_id ?? metadata.team_id ?? metadata.user_id ?? "";
+    add(PreconditionFailureSchema, { violations: [{ type: reason, subject, description: text }] });
+  }
+  if (resource) {
+    const [type, key] = resource;
+    add(ResourceInfoSchema, {
+      resourceType: type,
+      resourceName: metadata[key] ?? "",
+      description: text,
+    });
+  }
+  if (code === Code.Unavailable)
+    add(RetryInfoSchema, { retryDelay: { seconds: 0n, nanos: 200_000_000 } });
+  return error;
+};
+
+/** The reason of an error of ours, or undefined for a foreign one. */
+export const reasonOf = (error: ConnectError): Reason | undefined => {
+  const [info] = error.details as { desc?: DescMessage; value?: { reason?: string } }[];
+  return info?.desc === ErrorInfoSchema ? (info.value?.reason as Reason) : undefined;
+};
+
+/**
+ * What a violated constraint says to a caller. Null: no request can cause it while the code is right, so it
+ * is an internal error. The schema test demands a row here for each constraint of the database.
+ */
+export const constraints: Readonly<Record<string, readonly [Reason, Metadata] | null>> = {
+  users_email_key_key: ["EMAIL_TAKEN", { field: "user.email" }],
+  users_external_id_key: ["USER_EXTERNAL_ID_TAKEN", { field: "user.external_id" }],
+  users_pkey: null,
+  users_state_check: null,
+  users_labels_check: null,
+  users_delete_time_check: null,
+  profiles_pkey: null,
+  profiles_user_id_fkey: null,
+  profiles_org_id_user_id_fkey: null,
+  profiles_settings_check: [
+    "VALUE_TOO_LARGE",
+    { field: "profile.settings", rule: "must be at most 64 KiB" },
+  ],
+  profiles_user_id_org_id_key: ["CONFLICT_RETRY", {}],
+  orgs_external_id_key: ["ORG_EXTERNAL_ID_TAKEN", { field: "org.external_id" }],
+  orgs_pkey: null,
+  orgs_state_check: null,
+  orgs_labels_check: null,
+  orgs_delete_time_check: null,
+  org_slugs_pkey: ["SLUG_TAKEN", { field: "org.slug" }],
+  org_slugs_org_id_fkey: null,
+  roles_pkey: null,
+  roles_name_check: null,
+  roles_org_id_fkey: null,
+  org_members_pkey: ["ORG_MEMBER_EXISTS", { field: "user_id" }],
+  org_members_org_id_fkey: null,
+  org_members_user_id_fkey: null,
+  org_members_state_check: null,
+  org_members_org_id_custom_role_fkey: ["ROLE_UNKNOWN", { field: "role" }],
+  org_members_owner_expire_time_check: [
+    "FIELD_INVALID",
+    { field: "expire_time", rule: "owners take no expire_time" },
+  ],
+  teams_pkey: null,
+  teams_org_id_fkey: null,
+  teams_org_id_parent_team_id_fkey: null,
+  teams_visibility_check: null,
+  teams_labels_check: null,
+  teams_delete_time_check: null,
+  teams_org_id_parent_team_id_name_key_key: ["TEAM_NAME_TAKEN", { field: "team.name" }],
+  team_members_pkey: ["TEAM_MEMBER_EXISTS", { field: "user_id" }],
+  team_members_role_check: null,
+  team_members_org_id_team_id_fkey: null,
+  team_members_org_id_user_id_fkey: ["ORG_MEMBER_NOT_FOUND", {}],
+  audit_entries_pkey: null,
+  audit_entries_kind_check: null,
+  audit_entries_outcome_check: null,
+  audit_changes_pkey: null,
+  audit_changes_kind_check: null,
+};
+
+/** What a database error says to a caller; null when it is a fault of ours. */
+const ofDatabase = (error: DatabaseError): ConnectError | null => {
+  const { code, constraint } = error;
+  // Raised by our own functions: the reason is the message, its metadata the detail.
+  if (code === "RS001")
+    return fail(error.message as Reason, JSON.parse(error.detail ?? "{}") as Metadata);
+  if (constraint !== undefined && code?.startsWith("23")) {
+    const known = constraints[constraint];
+    return known ? fail(...known) : null;
+  }
+  switch (code) {
+    case "40001":
+    case "40P01":
+      return fail("CONFLICT_RETRY");
+    case "57014":
+      return fail("DEADLINE_EXCEEDED");
+    case "22021":
+    case "22P05":
+      return fail("FIELD_INVALID", {
+        field: "request",
+        rule: "text must not contain NUL characters",
+      });
+    // A row for which no partition exists carries no constraint name.
+    case "23514":
+      return fail("DATABASE_UNAVAILABLE");
+  }
+  // Connection lost or refused, too many connections, shutting down, read-only after a failover.
+  const away =
+    error.name === "ConnectionError" ||
+    /^(08|28|53|57P|ECONN|EPIPE|ETIMEDOUT|ENOTFOUND|EHOSTUNREACH)/.test(code ?? "") ||
+    /terminated|timeout exceeded when trying to connect|not queryable/i.test(error.message);
+  return away ? fail("DATABASE_UNAVAILABLE") : null;
+};
+
+/** The error that a caller sees; null for what nobody foresaw, which the corridor logs and hides. */
+export const failureOf = (error: unknown): ConnectError | null => {
+  if (error instanceof ConnectError) return error;
+  if (error instanceof Overloaded) return fail("OVERLOADED");
+  if (error instanceof DeadlinePassed) return fail("DEADLINE_EXCEEDED");
+  return error instanceof Error ? ofDatabase(error) : null;
+};

@@ -1,0 +1,46 @@
+import type { Interceptor } from "@connectrpc/connect";
+import type { Logger } from "pino";
+import { v7 as uuid } from "uuid";
+import { correlationIdOf } from "../context.ts";
+import { fail, failureOf } from "../errors.ts";
+
+/**
+ * Turns whatever was thrown into one ConnectError with details. What nobody foresaw goes to the log under
+ * an incident id, and the caller gets the id alone.
+ */
+export const errors =
+  (log: Logger): Interceptor =>
+  (next) =>
+  async (request) => {
+    try {
+      return await next(request);
+    } catch (error) {
+      const values = request.contextValues;
+      const failure = failureOf(error);
+      if (failure) throw failure;
+      const incidentId = uuid();
+      log.error(
+        {
+          incident_id: incidentId,
+          correlation_id: correlationIdOf(values),
+          method: `${request.service.typeName}/${request.method.name}`,
+          ...describe(error),
+        },
+        "unforeseen error",
+      );
+      throw fail("INTERNAL", { incident_id: incidentId });
+    }
+  };
+
+/** Errors of PostgreSQL that speak of our statements, never of a row's values. */
+const aboutStatements = /^(0A|26|42|XX)/;
+
+/** What a log may keep of an error: PostgreSQL's message can quote the values of a row, so mostly it stays out. */
+const describe = (error: unknown): Record<string, unknown> => {
+  if (!(error instanceof Error)) return { error: typeof error };
+  const { name, stack, code, constraint, table } = error as Error & Record<string, unknown>;
+  const frames = stack?.slice(stack.indexOf("\n    at "));
+  const harmless = code === undefined ? name !== "ZodError" : aboutStatements.test(String(code));
+  const message = harmless ? error.message : undefined;
+  return { error: name, message, sqlstate: code, constraint, table, stack: frames };
+};

@@ -1,0 +1,52 @@
+/** The corridor: what every call passes, outermost first, each with the reason for its place. */
+import type { Interceptor } from "@connectrpc/connect";
+import type { Logger } from "pino";
+import { keys, type Settings } from "../context.ts";
+import { access } from "./access.ts";
+import { audit } from "./audit.ts";
+import { type DeadlineLimits, deadline } from "./deadline.ts";
+import { errors } from "./errors.ts";
+import { identity, type Verifier } from "./identity.ts";
+import { telemetry } from "./telemetry.ts";
+import { type Sessions, unitOfWork } from "./unit-of-work.ts";
+import { validate } from "./validate.ts";
+
+/** What the corridor is built from. */
+export interface Corridor {
+  readonly log: Logger;
+  readonly deadlines: DeadlineLimits;
+  readonly verifier: Verifier;
+  readonly sessions: Sessions;
+  readonly settings: Settings;
+}
+
+/** The corridor in order. The unit of work opens lazily, so `audit` names the entry before it is written. */
+export const corridor = ({
+  log,
+  deadlines,
+  verifier,
+  sessions,
+  settings,
+}: Corridor): Interceptor[] => [
+  // Sees every outcome, also a rejection.
+  telemetry(log),
+  // Nothing internal leaves, whoever threw it.
+  errors(log),
+  // Everything behind it, SQL included, inherits the time limit.
+  deadline(deadlines),
+  // No caller, no further step.
+  identity(verifier),
+  // Which permission, in which org; the database will judge.
+  access(),
+  // The shape of the message, before any SQL of the handler.
+  validate(sessions),
+  // One tenant-scoped session for the call.
+  unitOfWork(sessions),
+  // Names the entry of a mutation, which is written when the session opens.
+  audit(),
+  // Innermost, because only handlers read it.
+  (next) => (request) => {
+    request.contextValues.set(keys.settings, settings);
+    return next(request);
+  },
+];

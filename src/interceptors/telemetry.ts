@@ -1,0 +1,44 @@
+import { Code, ConnectError, type Interceptor } from "@connectrpc/connect";
+import type { Logger } from "pino";
+import { v7 as uuid } from "uuid";
+import { keys } from "../context.ts";
+import { reasonOf } from "../errors.ts";
+
+const printable = /^[\x21-\x7e]{1,128}$/;
+
+/**
+ * Gives the call its correlation id and writes one line when it ends. The line holds ids and outcomes, never
+ * what a request or a row says.
+ */
+export const telemetry =
+  (log: Logger): Interceptor =>
+  (next) =>
+  async (request) => {
+    const start = performance.now();
+    const given = request.header.get("x-request-id");
+    const correlationId = given !== null && printable.test(given) ? given : uuid();
+    const { contextValues: values } = request;
+    values.set(keys.correlationId, correlationId);
+    const line = (code: string, reason?: string): void => {
+      log.info({
+        method: `${request.service.typeName}/${request.method.name}`,
+        code,
+        reason,
+        duration_ms: Math.round((performance.now() - start) * 1000) / 1000,
+        org_id: values.get(keys.access)?.orgId,
+        caller: values.get(keys.caller)?.subject,
+        correlation_id: correlationId,
+      });
+    };
+    try {
+      const response = await next(request);
+      response.header.set("x-request-id", correlationId);
+      line("OK");
+      return response;
+    } catch (error) {
+      const failure = ConnectError.from(error);
+      failure.metadata.set("x-request-id", correlationId);
+      line(Code[failure.code] ?? "Unknown", reasonOf(failure));
+      throw failure;
+    }
+  };

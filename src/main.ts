@@ -1,0 +1,77 @@
+/** The whole process on one screen: database → corridor → port, and how it stops. */
+import type { Logger } from "pino";
+import type { DatabaseUrls } from "./config.ts";
+import { checkDatabase } from "./database/check.ts";
+import { openPool } from "./database/pool.ts";
+import { type Trust, Verifier } from "./interceptors/identity.ts";
+import { corridor } from "./interceptors/index.ts";
+import { routes } from "./routes.ts";
+import { serveGrpc } from "./transport/grpc.ts";
+
+/** What a server is made of. */
+export interface ServerOptions {
+  readonly address: { readonly host: string; readonly port: number };
+  readonly database: DatabaseUrls;
+  readonly poolSize: number;
+  readonly pipeline: boolean;
+  readonly trust: Trust;
+  /** Signs page tokens; every process of a deployment has the same. */
+  readonly tokenSecret: string;
+  readonly purgeAfterDays: number;
+  /** Whether anyone who reaches the port may read the protos from it. */
+  readonly reflection: boolean;
+  readonly log: Logger;
+}
+
+/** A server that answers. */
+export interface RunningServer {
+  /** The port it listens on, also when 0 was asked. */
+  readonly port: number;
+  /** Flushes sent to the database since the start: reads cost one each. */
+  roundTrips(): number;
+  /** Stops taking calls, lets running ones end, closes the database. */
+  stop(): Promise<void>;
+}
+
+const deadlines = { defaultMs: 10_000, maximumMs: 60_000 };
+const graceMs = 10_000;
+
+/**
+ * Starts a server: refuses a database that would not keep tenants apart, then opens the port.
+ *
+ * @throws UnsafeDatabase, SchemaError, or what the network says
+ */
+export const startServer = async (options: ServerOptions): Promise<RunningServer> => {
+  const { address, database, poolSize, pipeline, trust, tokenSecret, purgeAfterDays, log } =
+    options;
+  await Promise.all([
+    checkDatabase(database.app, "roster_app"),
+    checkDatabase(database.directory, "roster_directory"),
+  ]);
+  const [app, directory] = await Promise.all([
+    openPool(database.app, { size: poolSize, pipeline }),
+    // Calls outside any org are the rarer ones.
+    openPool(database.directory, { size: Math.max(2, Math.ceil(poolSize / 4)), pipeline }),
+  ]);
+  const server = await serveGrpc({
+    ...address,
+    routes,
+    interceptors: corridor({
+      log,
+      deadlines,
+      verifier: new Verifier(trust),
+      sessions: { app, directory },
+      settings: { tokenSecret: Buffer.from(tokenSecret), purgeAfterDays },
+    }),
+    reflection: options.reflection,
+  });
+  return {
+    port: server.port,
+    roundTrips: () => app.roundTrips.count + directory.roundTrips.count,
+    stop: async () => {
+      server.setServing(false);
+      await server.stop(graceMs);
+      await Promise.all([app.slonik.end(), directory.slonik.end()]);
+    },
+  };
+};

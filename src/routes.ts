@@ -1,0 +1,34 @@
+/** Which object implements which service: the table of contents. */
+import type { DescService } from "@bufbuild/protobuf";
+import type { ServiceImpl } from "@connectrpc/connect";
+import { AuditService } from "./gen/roster/v1/audit_service_pb.ts";
+import { OrgService } from "./gen/roster/v1/org_service_pb.ts";
+import { TeamService } from "./gen/roster/v1/team_service_pb.ts";
+import { UserService } from "./gen/roster/v1/user_service_pb.ts";
+import { auditService } from "./services/audit.ts";
+import { orgMembers } from "./services/org-members.ts";
+import { orgs, userOrgs } from "./services/orgs.ts";
+import { profiles } from "./services/profiles.ts";
+import { teamMembers } from "./services/team-members.ts";
+import { teams } from "./services/teams.ts";
+import { users } from "./services/users.ts";
+
+/** A service and what answers it. */
+export interface Route {
+  readonly service: DescService;
+  readonly implementation: object;
+}
+
+const userService = { ...users, ...profiles, ...userOrgs } satisfies ServiceImpl<
+  typeof UserService
+>;
+const orgService = { ...orgs, ...orgMembers } satisfies ServiceImpl<typeof OrgService>;
+const teamService = { ...teams, ...teamMembers } satisfies ServiceImpl<typeof TeamService>;
+
+/** Every service that this process answers. */
+export const routes: readonly Route[] = [
+  { service: UserService, implementation: userService },
+  { service: OrgService, implementation: orgService },
+  { service: TeamService, implementation: teamService },
+  { service: AuditService, implementation: auditService },
+];

@@ -1,0 +1,169 @@
+import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
+import { z } from "zod";
+import { orgId, unitOfWork } from "../context.ts";
+import { etag, formatInstant, type Instant, instant, maybeInstant, sql } from "../database/sql.ts";
+import { fail } from "../errors.ts";
+import { OrgMemberSchema, OrgMemberState } from "../gen/roster/v1/org_member_pb.ts";
+import type { OrgService } from "../gen/roster/v1/org_service_pb.ts";
+import { View } from "../gen/roster/v1/view_pb.ts";
+import { profileColumns, profileJoin, profileShape, profileWithoutSettings } from "./profiles.ts";
+import { changesOf, pageOf, required, versionOf } from "./requests.ts";
+import { toUser, userColumns, userJoin, userShape } from "./users.ts";
+
+/** A membership as columns of `org_members m`. */
+export const memberColumns = sql.fragment`
+  m.org_id as member_org_id, m.user_id as member_user_id, m.role as member_role, m.state as member_state,
+  m.join_time as member_join_time, m.expire_time as member_expire_time, m.update_time as member_update_time,
+  m.version as member_version`;
+
+export const memberShape = {
+  member_org_id: z.string(),
+  member_user_id: z.string(),
+  member_role: z.string(),
+  member_state: z.enum(["ACTIVE", "SUSPENDED"]),
+  member_join_time: instant,
+  member_expire_time: maybeInstant,
+  member_update_time: instant,
+  member_version: etag,
+};
+const memberRow = z.object(memberShape);
+
+export const toMember = (row: z.output<typeof memberRow>) => ({
+  orgId: row.member_org_id,
+  userId: row.member_user_id,
+  role: row.member_role,
+  state: OrgMemberState[row.member_state],
+  joinTime: row.member_join_time,
+  expireTime: row.member_expire_time,
+  updateTime: row.member_update_time,
+  etag: row.member_version,
+});
+
+const noMember = (userId: string) => () => fail("ORG_MEMBER_NOT_FOUND", { user_id: userId });
+
+/** The membership's version, for saying why a write met no row. */
+const unwritten = async (context: HandlerContext, userId: string): Promise<Error> => {
+  const row = await unitOfWork(context).one(
+    sql.type(z.object({ version: etag }))`
+      select m.version from roster.org_members m
+      join roster.users u on u.id = m.user_id and u.delete_time is null
+      where m.org_id = ${orgId(context)} and m.user_id = ${userId}`,
+    noMember(userId),
+  );
+  return fail("ETAG_STALE", { etag: row.version });
+};
+
+const timeText = (time: Instant | undefined, field: string): string | null => {
+  if (!time) return null;
+  if (time.nanos < 0 || time.nanos > 999_999_999) {
+    throw fail("FIELD_INVALID", { field, rule: "nanos must be from 0 to 999,999,999" });
+  }
+  return formatInstant(time);
+};
+
+type OrgMembers = Pick<
+  ServiceImpl<typeof OrgService>,
+  "addOrgMember" | "getOrgMember" | "listOrgMembers" | "updateOrgMember" | "removeOrgMember"
+>;
+
+export const orgMembers = {
+  async addOrgMember({ userId, role, expireTime }, context) {
+    // That the user is live and active, and the role one the caller may give, a trigger demands: in the
+    // org the user cannot be seen before they are a member.
+    const row = await unitOfWork(context).one(
+      sql.type(memberRow)`
+        insert into roster.org_members as m (org_id, user_id, role, expire_time)
+        values (${orgId(context)}, ${userId}, ${role || "member"}, ${timeText(expireTime, "expire_time")}::timestamptz)
+        returning ${memberColumns}`,
+      () => new Error("the insert returned no row"),
+    );
+    return { member: toMember(row) };
+  },
+
+  async getOrgMember({ userId }, context) {
+    const row = await unitOfWork(context).one(
+      sql.type(memberRow)`
+        select ${memberColumns} from roster.org_members m
+        join roster.users u on u.id = m.user_id and u.delete_time is null
+        where m.org_id = ${orgId(context)} and m.user_id = ${userId}`,
+      noMember(userId),
+    );
+    return { member: toMember(row) };
+  },
+
+  async listOrgMembers(request, context) {
+    const page = pageOf(context, request);
+    const [after = null] = page.after ?? [];
+    // The page comes first and the users are joined to it: a join in the page may sort the rest of the org.
+    const members = sql.fragment`
+      select * from roster.org_members
+      where org_id = ${orgId(context)} and (${after}::uuid is null or user_id > ${after}::uuid)
+      order by user_id limit ${page.limit}`;
+    if (request.view === View.FULL) {
+      const rows = await unitOfWork(context).many(sql.type(
+        z.object({ ...memberShape, ...userShape, ...profileShape }),
+      )`
+        select ${memberColumns}, ${userColumns}, ${profileColumns}
+        from (${members}) m join roster.users u on u.id = m.user_id ${userJoin} ${profileJoin}
+        order by m.user_id`);
+      const { items, nextPageToken } = page.finish(
+        rows,
+        (row) => [row.member_user_id],
+        (row) =>
+          row.user_delete_time
+            ? null
+            : { ...toMember(row), user: { ...toUser(row), profile: profileWithoutSettings(row) } },
+      );
+      return { members: items, nextPageToken };
+    }
+    const rows = await unitOfWork(context).many(sql.type(
+      z.object({ ...memberShape, live: z.boolean() }),
+    )`
+      select ${memberColumns}, u.delete_time is null as live
+      from (${members}) m join roster.users u on u.id = m.user_id
+      order by m.user_id`);
+    const { items, nextPageToken } = page.finish(
+      rows,
+      (row) => [row.member_user_id],
+      (row) => (row.live ? toMember(row) : null),
+    );
+    return { members: items, nextPageToken };
+  },
+
+  async updateOrgMember({ member, updateMask }, context) {
+    if (!member) throw fail("FIELD_REQUIRED", { field: "member" });
+    const userId = required(member.userId, "member.user_id");
+    const changes = changesOf(OrgMemberSchema, member, updateMask, [
+      "role",
+      "state",
+      "expire_time",
+    ]);
+    const state = member.state === OrgMemberState.SUSPENDED ? "SUSPENDED" : "ACTIVE";
+    const row = await unitOfWork(context).maybeOne(sql.type(memberRow)`
+      update roster.org_members m set
+        role = case when ${changes.role} then ${member.role || "member"} else role end,
+        state = case when ${changes.state} then ${state} else m.state end,
+        expire_time = case
+          when ${changes.expire_time} then ${timeText(member.expireTime, "member.expire_time")}::timestamptz
+          else expire_time end
+      from roster.users u
+      where m.org_id = ${orgId(context)} and m.user_id = ${userId}
+        and u.id = m.user_id and u.delete_time is null
+        and m.version = coalesce(${versionOf(member.etag, "member.etag")}::bigint, m.version)
+      returning ${memberColumns}`);
+    if (!row) throw await unwritten(context, userId);
+    return { member: toMember(row) };
+  },
+
+  async removeOrgMember({ userId, etag: given }, context) {
+    const row = await unitOfWork(context).maybeOne(sql.type(memberRow)`
+      delete from roster.org_members m
+      using roster.users u
+      where m.org_id = ${orgId(context)} and m.user_id = ${userId}
+        and u.id = m.user_id and u.delete_time is null
+        and m.version = coalesce(${versionOf(given, "etag")}::bigint, m.version)
+      returning ${memberColumns}`);
+    if (!row) throw await unwritten(context, userId);
+    return { member: toMember(row) };
+  },
+} satisfies OrgMembers;

@@ -1,0 +1,227 @@
+import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
+import { v7 as uuid } from "uuid";
+import { z } from "zod";
+import { caller, claimNewOrg, orgId, settings, unitOfWork } from "../context.ts";
+import { etag, instant, labels, maybeInstant, maybeText, sql } from "../database/sql.ts";
+import { fail } from "../errors.ts";
+import { OrgSchema, OrgState } from "../gen/roster/v1/org_pb.ts";
+import type { OrgService } from "../gen/roster/v1/org_service_pb.ts";
+import type { UserService } from "../gen/roster/v1/user_service_pb.ts";
+import { memberColumns, memberShape, toMember } from "./org-members.ts";
+import {
+  changesOf,
+  checkLabelCount,
+  labelChange,
+  nfc,
+  orNull,
+  pageOf,
+  required,
+  versionOf,
+} from "./requests.ts";
+import { noUser } from "./users.ts";
+
+/** An org as columns of `orgs o`. */
+export const orgColumns = sql.fragment`
+  o.id as org_id, o.name as org_name, o.slug as org_slug, o.state as org_state,
+  o.external_id as org_external_id, o.labels as org_labels, o.create_time as org_create_time,
+  o.update_time as org_update_time, o.delete_time as org_delete_time, o.purge_time as org_purge_time,
+  o.version as org_version`;
+
+export const orgShape = {
+  org_id: z.string(),
+  org_name: z.string(),
+  org_slug: z.string(),
+  org_state: z.enum(["ACTIVE", "SUSPENDED"]),
+  org_external_id: maybeText,
+  org_labels: labels,
+  org_create_time: instant,
+  org_update_time: instant,
+  org_delete_time: maybeInstant,
+  org_purge_time: maybeInstant,
+  org_version: etag,
+};
+const orgRow = z.object(orgShape);
+/** An org and one membership of it. */
+const membershipRow = z.object({ ...orgShape, ...memberShape });
+
+export const toOrg = (row: z.output<typeof orgRow>) => ({
+  id: row.org_id,
+  name: row.org_name,
+  slug: row.org_slug,
+  state: OrgState[row.org_state],
+  externalId: row.org_external_id,
+  labels: row.org_labels,
+  createTime: row.org_create_time,
+  updateTime: row.org_update_time,
+  deleteTime: row.org_delete_time,
+  purgeTime: row.org_purge_time,
+  etag: row.org_version,
+});
+
+/** Slugs that would read as part of a product rather than as a customer. */
+const reservedSlugs = new Set(
+  "about account admin api app auth billing blog console dashboard docs help internal login logout me new null oauth org orgs platform public roster root security settings signup static status support system team teams test undefined user users www".split(
+    " ",
+  ),
+);
+
+const slugOf = (slug: string): string => {
+  required(slug, "org.slug");
+  if (reservedSlugs.has(slug)) throw fail("SLUG_RESERVED", { field: "org.slug" });
+  return slug;
+};
+
+const noOrg = (id: string) => () => fail("ORG_NOT_FOUND", { org_id: id });
+
+/** The live org's version, for saying why a write met no row. */
+const versionNow = (context: HandlerContext) =>
+  unitOfWork(context).one(
+    sql.type(z.object({ version: etag }))`
+      select version from roster.orgs where id = ${orgId(context)} and delete_time is null`,
+    noOrg(orgId(context)),
+  );
+
+type Orgs = Pick<
+  ServiceImpl<typeof OrgService>,
+  "createOrg" | "getOrg" | "listOrgs" | "updateOrg" | "deleteOrg"
+>;
+
+export const orgs = {
+  async createOrg({ org, ownerUserId }, context) {
+    if (!org) throw fail("FIELD_REQUIRED", { field: "org" });
+    const id = uuid();
+    claimNewOrg(context, id);
+    const slug = slugOf(org.slug);
+    const row = await unitOfWork(context).one(
+      sql.type(membershipRow)`
+        with o as (
+          insert into roster.orgs (id, name, slug, external_id, labels)
+          values (${id}, ${nfc(required(org.name, "org.name"))}, ${slug}, ${orNull(nfc(org.externalId))},
+            ${JSON.stringify(org.labels)})
+          returning *),
+        s as (insert into roster.org_slugs (slug_key, org_id) select slug, id from o),
+        m as (
+          insert into roster.org_members (org_id, user_id, role) select id, ${ownerUserId}, 'owner' from o
+          returning *)
+        select ${orgColumns}, ${memberColumns} from o cross join m`,
+      () => new Error("the insert returned no row"),
+    );
+    return { org: toOrg(row), owner: toMember(row) };
+  },
+
+  async getOrg(_request, context) {
+    const row = await unitOfWork(context).one(
+      sql.type(orgRow)`select ${orgColumns} from roster.orgs o where o.id = ${orgId(context)}`,
+      noOrg(orgId(context)),
+    );
+    return { org: toOrg(row) };
+  },
+
+  async listOrgs(request, context) {
+    const page = pageOf(context, request);
+    const [after = null] = page.after ?? [];
+    const deleted = request.showDeleted && caller(context).platform;
+    const rows = await unitOfWork(context).many(sql.type(orgRow)`
+      select ${orgColumns} from roster.orgs o
+      where (o.delete_time is null or ${deleted}) and (${after}::uuid is null or o.id > ${after}::uuid)
+      order by o.id limit ${page.limit}`);
+    const { items, nextPageToken } = page.finish(rows, (row) => [row.org_id], toOrg);
+    return { orgs: items, nextPageToken };
+  },
+
+  async updateOrg({ org, updateMask }, context) {
+    if (!org) throw fail("FIELD_REQUIRED", { field: "org" });
+    const id = orgId(context);
+    const changes = changesOf(OrgSchema, org, updateMask, [
+      "name",
+      "slug",
+      "external_id",
+      "labels",
+    ]);
+    if (changes.name) required(org.name, "org.name");
+    const slug = changes.slug ? slugOf(org.slug) : "";
+    const label = labelChange(org.labels, changes.labels);
+    // A former slug stays with its org, so nobody else can take a name that old links still use.
+    const row = await unitOfWork(context).maybeOne(sql.type(orgRow)`
+      with o as (
+        update roster.orgs set
+          name = case when ${changes.name} then ${nfc(org.name)} else name end,
+          slug = case when ${changes.slug} then ${slug} else slug end,
+          external_id = case when ${changes.external_id} then ${orNull(nfc(org.externalId))} else external_id end,
+          labels = (case when ${label.clear} then '{}' else labels end || ${label.set}::jsonb)
+            - ${sql.array(label.remove, "text")}
+        where id = ${id} and delete_time is null
+          and version = coalesce(${versionOf(org.etag, "org.etag")}::bigint, version)
+        returning *),
+      s as (
+        insert into roster.org_slugs (slug_key, org_id)
+        select o.slug, o.id from o
+        where ${changes.slug} and not exists (
+          select from roster.org_slugs own where own.org_id = ${id} and own.slug_key = ${slug}))
+      select ${orgColumns} from o`);
+    if (!row) throw fail("ETAG_STALE", { etag: (await versionNow(context)).version });
+    checkLabelCount(row.org_labels, "org.labels");
+    return { org: toOrg(row) };
+  },
+
+  async deleteOrg({ etag: given, force }, context) {
+    const id = orgId(context);
+    const version = versionOf(given, "etag");
+    const row = await unitOfWork(context).maybeOne(sql.type(orgRow)`
+      with o as (
+        update roster.orgs set
+          delete_time = now(), purge_time = now() + make_interval(days => ${settings(context).purgeAfterDays})
+        where id = ${id} and delete_time is null and version = coalesce(${version}::bigint, version)
+          and (${force} or not (
+            exists (select from roster.teams t where t.org_id = ${id} and t.delete_time is null)
+            or exists (
+              select from roster.org_members m join roster.users u on u.id = m.user_id and u.delete_time is null
+              where m.org_id = ${id} and m.role <> 'owner')))
+        returning *),
+      freed as (delete from roster.org_slugs s using o where s.org_id = o.id)
+      select ${orgColumns} from o`);
+    if (!row) {
+      const now = await versionNow(context);
+      if (version !== null && now.version !== given)
+        throw fail("ETAG_STALE", { etag: now.version });
+      throw fail("ORG_HAS_CHILDREN", { org_id: id });
+    }
+    return { org: toOrg(row) };
+  },
+} satisfies Orgs;
+
+/** The orgs of a user, an RPC of UserService. */
+export const userOrgs = {
+  async listUserOrgs(request, context) {
+    const { userId } = request;
+    const page = pageOf(context, request);
+    const [after = null] = page.after ?? [];
+    const unit = unitOfWork(context);
+    const rows = await unit.many(
+      sql.type(membershipRow)`
+        select ${orgColumns}, ${memberColumns}
+        from (
+          select * from roster.org_members
+          where user_id = ${userId} and state = 'ACTIVE' and (expire_time is null or expire_time > now())
+            and (${after}::uuid is null or org_id > ${after}::uuid)
+          order by org_id limit ${page.limit}) m
+        join roster.orgs o on o.id = m.org_id
+        join roster.users u on u.id = m.user_id and u.delete_time is null
+        order by o.id`,
+    );
+    if (rows.length === 0) {
+      await unit.one(
+        sql.type(
+          z.object({}),
+        )`select from roster.users where id = ${userId} and delete_time is null`,
+        noUser(userId),
+      );
+    }
+    const { items, nextPageToken } = page.finish(
+      rows,
+      (row) => [row.org_id],
+      (row) => (row.org_delete_time ? null : { org: toOrg(row), member: toMember(row) }),
+    );
+    return { userOrgs: items, nextPageToken };
+  },
+} satisfies Pick<ServiceImpl<typeof UserService>, "listUserOrgs">;

@@ -1,0 +1,178 @@
+import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
+import { v7 as uuid } from "uuid";
+import { z } from "zod";
+import { orgId, settings, unitOfWork } from "../context.ts";
+import { etag, instant, labels, maybeInstant, maybeText, sql } from "../database/sql.ts";
+import { fail } from "../errors.ts";
+import { TeamSchema, TeamVisibility } from "../gen/roster/v1/team_pb.ts";
+import type { TeamService } from "../gen/roster/v1/team_service_pb.ts";
+import {
+  changesOf,
+  checkLabelCount,
+  labelChange,
+  nfc,
+  orNull,
+  pageOf,
+  required,
+  versionOf,
+} from "./requests.ts";
+
+/** A team as columns of `teams t`. */
+const teamColumns = sql.fragment`
+  t.id as team_id, t.org_id as team_org_id, t.parent_team_id as team_parent_id, t.name as team_name,
+  t.type as team_type, t.description as team_description, t.visibility as team_visibility,
+  t.labels as team_labels, t.create_time as team_create_time, t.update_time as team_update_time,
+  t.delete_time as team_delete_time, t.purge_time as team_purge_time, t.version as team_version`;
+
+const teamRow = z.object({
+  team_id: z.string(),
+  team_org_id: z.string(),
+  team_parent_id: maybeText,
+  team_name: z.string(),
+  team_type: z.string(),
+  team_description: z.string(),
+  team_visibility: z.enum(["VISIBLE", "SECRET"]),
+  team_labels: labels,
+  team_create_time: instant,
+  team_update_time: instant,
+  team_delete_time: maybeInstant,
+  team_purge_time: maybeInstant,
+  team_version: etag,
+});
+
+const toTeam = (row: z.output<typeof teamRow>) => ({
+  id: row.team_id,
+  orgId: row.team_org_id,
+  parentTeamId: row.team_parent_id,
+  name: row.team_name,
+  type: row.team_type,
+  description: row.team_description,
+  visibility: TeamVisibility[row.team_visibility],
+  labels: row.team_labels,
+  createTime: row.team_create_time,
+  updateTime: row.team_update_time,
+  deleteTime: row.team_delete_time,
+  purgeTime: row.team_purge_time,
+  etag: row.team_version,
+});
+
+/** Deleted teams are for who may delete teams. */
+const showsDeleted = sql.fragment`(select roster.team_sight()) = 'deleted'`;
+
+export const noTeam = (teamId: string) => () => fail("TEAM_NOT_FOUND", { team_id: teamId });
+
+const visibilityText = (visibility: TeamVisibility): string =>
+  visibility === TeamVisibility.SECRET ? "SECRET" : "VISIBLE";
+
+/** The live team's version, for saying why a write met no row. */
+const versionNow = (context: HandlerContext, teamId: string) =>
+  unitOfWork(context).one(
+    sql.type(z.object({ version: etag }))`
+      select version from roster.teams
+      where org_id = ${orgId(context)} and id = ${teamId} and delete_time is null`,
+    noTeam(teamId),
+  );
+
+type Teams = Pick<
+  ServiceImpl<typeof TeamService>,
+  "createTeam" | "getTeam" | "listTeams" | "updateTeam" | "deleteTeam"
+>;
+
+export const teams = {
+  async createTeam({ team }, context) {
+    if (!team) throw fail("FIELD_REQUIRED", { field: "team" });
+    // That the parent is live and not too deep, a trigger demands.
+    const row = await unitOfWork(context).one(
+      sql.type(teamRow)`
+        insert into roster.teams as t (org_id, id, parent_team_id, name, type, description, visibility, labels)
+        values (${orgId(context)}, ${uuid()}, ${orNull(team.parentTeamId)},
+          ${nfc(required(team.name, "team.name"))}, ${team.type || "team"}, ${nfc(team.description)},
+          ${visibilityText(team.visibility)}, ${JSON.stringify(team.labels)})
+        returning ${teamColumns}`,
+      () => new Error("the insert returned no row"),
+    );
+    return { team: toTeam(row) };
+  },
+
+  async getTeam({ teamId }, context) {
+    const row = await unitOfWork(context).one(
+      sql.type(teamRow)`
+        select ${teamColumns} from roster.teams t
+        where t.org_id = ${orgId(context)} and t.id = ${teamId}
+          and (t.delete_time is null or ${showsDeleted})`,
+      noTeam(teamId),
+    );
+    return { team: toTeam(row) };
+  },
+
+  async listTeams(request, context) {
+    const page = pageOf(context, request);
+    const [after = null] = page.after ?? [];
+    const rows = await unitOfWork(context).many(sql.type(teamRow)`
+      select ${teamColumns} from roster.teams t
+      where t.org_id = ${orgId(context)}
+        and (t.delete_time is null or (${request.showDeleted} and ${showsDeleted}))
+        and (${after}::uuid is null or t.id > ${after}::uuid)
+      order by t.id limit ${page.limit}`);
+    const { items, nextPageToken } = page.finish(rows, (row) => [row.team_id], toTeam);
+    return { teams: items, nextPageToken };
+  },
+
+  async updateTeam({ team, updateMask }, context) {
+    if (!team) throw fail("FIELD_REQUIRED", { field: "team" });
+    const teamId = required(team.id, "team.id");
+    const changes = changesOf(TeamSchema, team, updateMask, [
+      "name",
+      "type",
+      "description",
+      "visibility",
+      "labels",
+    ]);
+    if (changes.name) required(team.name, "team.name");
+    const label = labelChange(team.labels, changes.labels);
+    const row = await unitOfWork(context).maybeOne(sql.type(teamRow)`
+      update roster.teams t set
+        name = case when ${changes.name} then ${nfc(team.name)} else name end,
+        type = case when ${changes.type} then ${team.type || "team"} else type end,
+        description = case when ${changes.description} then ${nfc(team.description)} else description end,
+        visibility = case when ${changes.visibility} then ${visibilityText(team.visibility)} else visibility end,
+        labels = (case when ${label.clear} then '{}' else labels end || ${label.set}::jsonb)
+          - ${sql.array(label.remove, "text")}
+      where t.org_id = ${orgId(context)} and t.id = ${teamId} and t.delete_time is null
+        and t.version = coalesce(${versionOf(team.etag, "team.etag")}::bigint, t.version)
+      returning ${teamColumns}`);
+    if (!row) throw fail("ETAG_STALE", { etag: (await versionNow(context, teamId)).version });
+    checkLabelCount(row.team_labels, "team.labels");
+    return { team: toTeam(row) };
+  },
+
+  async deleteTeam({ teamId, etag: given, force }, context) {
+    const unit = unitOfWork(context);
+    const id = orgId(context);
+    const version = versionOf(given, "etag");
+    // Nobody makes or moves a team while the subtree is marked with one delete_time.
+    await unit.many(sql.typeAlias("void")`select from roster.lock_org()`);
+    const row = await unit.maybeOne(sql.type(teamRow)`
+      with recursive tree as (
+        select id from roster.teams
+        where org_id = ${id} and id = ${teamId} and delete_time is null
+          and version = coalesce(${version}::bigint, version)
+        union all
+        select child.id from tree join roster.teams child
+          on child.org_id = ${id} and child.parent_team_id = tree.id and child.delete_time is null),
+      gone as (
+        update roster.teams t set
+          delete_time = now(), purge_time = now() + make_interval(days => ${settings(context).purgeAfterDays})
+        from tree
+        where t.org_id = ${id} and t.id = tree.id and (${force} or (select count(*) from tree) = 1)
+        returning t.*)
+      select ${teamColumns} from gone t where t.id = ${teamId}`);
+    if (!row) {
+      const now = await versionNow(context, teamId);
+      if (version !== null && now.version !== given)
+        throw fail("ETAG_STALE", { etag: now.version });
+      throw fail("TEAM_HAS_CHILDREN", { team_id: teamId });
+    }
+    return { team: toTeam(row) };
+  },
+} satisfies Teams;

@@ -1,0 +1,247 @@
+import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
+import { v7 as uuid } from "uuid";
+import { z } from "zod";
+import { caller, maybeOrgId, orgId, settings, unitOfWork } from "../context.ts";
+import { etag, instant, labels, maybeInstant, maybeText, sql } from "../database/sql.ts";
+import { fail } from "../errors.ts";
+import { ActorKind } from "../gen/roster/v1/audit_pb.ts";
+import { UserSchema, UserState } from "../gen/roster/v1/user_pb.ts";
+import type { UserService } from "../gen/roster/v1/user_service_pb.ts";
+import { View } from "../gen/roster/v1/view_pb.ts";
+import {
+  profileColumns,
+  profileJoin,
+  profileShape,
+  profileWithoutSettings,
+  toProfile,
+} from "./profiles.ts";
+import {
+  changesOf,
+  checkLabelCount,
+  labelChange,
+  nfc,
+  orNull,
+  pageOf,
+  required,
+  settingsText,
+  versionOf,
+} from "./requests.ts";
+
+/** A user as columns of `users u`. Users see nobody's external id and labels but their own. */
+export const userColumns = sql.fragment`
+  u.id as user_id, u.email as user_email, u.name as user_name, u.state as user_state,
+  case when shown.to_caller then u.external_id end as user_external_id,
+  case when shown.to_caller then u.labels else '{}' end as user_labels,
+  u.create_time as user_create_time, u.update_time as user_update_time,
+  u.delete_time as user_delete_time, u.purge_time as user_purge_time, u.version as user_version`;
+
+/** Goes behind `users u` in every FROM that selects `userColumns`. */
+export const userJoin = sql.fragment`
+  cross join lateral (
+    select (select roster.current_actor()) is null or (select roster.current_actor()) = u.id as to_caller) shown`;
+
+export const userShape = {
+  user_id: z.string(),
+  user_email: z.string(),
+  user_name: z.string(),
+  user_state: z.enum(["ACTIVE", "SUSPENDED"]),
+  user_external_id: maybeText,
+  user_labels: labels,
+  user_create_time: instant,
+  user_update_time: instant,
+  user_delete_time: maybeInstant,
+  user_purge_time: maybeInstant,
+  user_version: etag,
+};
+const userRow = z.object(userShape);
+const fullUserRow = z.object({ ...userShape, ...profileShape });
+
+export const toUser = (row: z.output<typeof userRow>) => ({
+  id: row.user_id,
+  email: row.user_email,
+  name: row.user_name,
+  state: UserState[row.user_state],
+  externalId: row.user_external_id,
+  labels: row.user_labels,
+  createTime: row.user_create_time,
+  updateTime: row.user_update_time,
+  deleteTime: row.user_delete_time,
+  purgeTime: row.user_purge_time,
+  etag: row.user_version,
+});
+
+const toFullUser = (row: z.output<typeof fullUserRow>) => ({
+  ...toUser(row),
+  profile: toProfile(row),
+});
+
+export const noUser = (userId: string) => () => fail("USER_NOT_FOUND", { user_id: userId });
+
+/** Why a write met no row: the user is gone, or newer than the etag says. */
+const unwritten = async (context: HandlerContext, userId: string): Promise<Error> => {
+  const row = await unitOfWork(context).one(
+    sql.type(z.object({ version: etag }))`
+      select version from roster.users where id = ${userId} and delete_time is null`,
+    noUser(userId),
+  );
+  return fail("ETAG_STALE", { etag: row.version });
+};
+
+const callerRow = z.object({ role: z.string(), permissions: z.array(z.string()) });
+
+type Users = Omit<ServiceImpl<typeof UserService>, "getProfile" | "updateProfile" | "listUserOrgs">;
+
+export const users = {
+  async getCaller(_request, context) {
+    const { subject, userId, onBehalfOf, scope } = caller(context);
+    // Outside an org, and for services, the credential alone says what the caller may do.
+    const { role, permissions } = await unitOfWork(context).one(
+      maybeOrgId(context) === undefined
+        ? sql.type(callerRow)`select '' as role, '{}'::text[] as permissions`
+        : sql.type(callerRow)`
+            select coalesce(m.role, '') as role,
+              coalesce(roster.built_in_permissions(m.role), r.permissions, '{}') as permissions
+            from (select roster.current_org() as org_id, roster.current_actor() as user_id) me
+            left join roster.org_members m using (org_id, user_id)
+            left join roster.roles r on r.org_id = m.org_id and r.name = m.custom_role`,
+      () => new Error("the caller's role query returned no row"),
+    );
+    return {
+      subject,
+      kind: userId === undefined ? ActorKind.SERVICE : ActorKind.USER,
+      orgId: maybeOrgId(context) ?? "",
+      role,
+      permissions:
+        userId === undefined
+          ? [...(scope ?? [])]
+          : permissions.filter((permission) => scope?.includes(permission) ?? true),
+      onBehalfOf: [...onBehalfOf],
+    };
+  },
+
+  async createUser({ user, profile }, context) {
+    if (!user) throw fail("FIELD_REQUIRED", { field: "user" });
+    const row = await unitOfWork(context).one(
+      sql.type(fullUserRow)`
+        with u as (
+          insert into roster.users (id, email, name, external_id, labels)
+          values (${uuid()}, ${nfc(required(user.email, "user.email"))},
+            ${nfc(required(user.name, "user.name"))}, ${orNull(nfc(user.externalId))},
+            ${JSON.stringify(user.labels)})
+          returning *),
+        p as (
+          insert into roster.profiles (id, user_id, avatar, bio, settings)
+          select ${uuid()}, u.id, ${nfc(profile?.avatar ?? "")}, ${nfc(profile?.bio ?? "")},
+            ${settingsText(profile?.settings, "profile.settings")}
+          from u
+          returning *)
+        select ${userColumns}, ${profileColumns} from u cross join p ${userJoin}`,
+      () => new Error("the insert returned no row"),
+    );
+    return { user: toFullUser(row) };
+  },
+
+  async getUser({ userId, view }, context) {
+    // In an org row-level security shows its members alone; deleted users are for the platform.
+    const unit = unitOfWork(context);
+    const deleted = caller(context).platform;
+    if (view === View.FULL) {
+      const row = await unit.one(
+        sql.type(fullUserRow)`
+          select ${userColumns}, ${profileColumns} from roster.users u ${userJoin} ${profileJoin}
+          where u.id = ${userId} and (u.delete_time is null or ${deleted})`,
+        noUser(userId),
+      );
+      return { user: toFullUser(row) };
+    }
+    const row = await unit.one(
+      sql.type(userRow)`
+        select ${userColumns} from roster.users u ${userJoin}
+        where u.id = ${userId} and (u.delete_time is null or ${deleted})`,
+      noUser(userId),
+    );
+    return { user: toUser(row) };
+  },
+
+  async listUsers(request, context) {
+    const page = pageOf(context, request);
+    const [after = null] = page.after ?? [];
+    const deleted = request.showDeleted && caller(context).platform;
+    // The page comes first and the users are joined to it: a join in the page would be sorted whole.
+    const ids =
+      maybeOrgId(context) === undefined
+        ? sql.fragment`
+            select id from roster.users
+            where (delete_time is null or ${deleted}) and (${after}::uuid is null or id > ${after}::uuid)
+            order by id limit ${page.limit}`
+        : sql.fragment`
+            select user_id as id from roster.org_members
+            where org_id = ${orgId(context)} and (${after}::uuid is null or user_id > ${after}::uuid)
+            order by user_id limit ${page.limit}`;
+    const rows =
+      request.view === View.FULL
+        ? await unitOfWork(context).many(sql.type(fullUserRow)`
+            select ${userColumns}, ${profileColumns}
+            from (${ids}) page join roster.users u on u.id = page.id ${userJoin} ${profileJoin}
+            order by u.id`)
+        : await unitOfWork(context).many(sql.type(userRow)`
+            select ${userColumns} from (${ids}) page join roster.users u on u.id = page.id ${userJoin}
+            order by u.id`);
+    const { items, nextPageToken } = page.finish<z.output<typeof userRow>, object>(
+      rows,
+      (row) => [row.user_id],
+      (row) => {
+        if (row.user_delete_time && !deleted) return null;
+        return "profile_id" in row
+          ? { ...toUser(row), profile: profileWithoutSettings(row as z.output<typeof fullUserRow>) }
+          : toUser(row);
+      },
+    );
+    return { users: items, nextPageToken };
+  },
+
+  async updateUser({ user, updateMask }, context) {
+    if (!user) throw fail("FIELD_REQUIRED", { field: "user" });
+    const userId = required(user.id, "user.id");
+    const changes = changesOf(UserSchema, user, updateMask, [
+      "email",
+      "name",
+      "external_id",
+      "labels",
+    ]);
+    if (changes.email) required(user.email, "user.email");
+    if (changes.name) required(user.name, "user.name");
+    const label = labelChange(user.labels, changes.labels);
+    const row = await unitOfWork(context).maybeOne(sql.type(userRow)`
+      with u as (
+        update roster.users set
+          email = case when ${changes.email} then ${nfc(user.email)} else email end,
+          name = case when ${changes.name} then ${nfc(user.name)} else name end,
+          external_id = case when ${changes.external_id} then ${orNull(nfc(user.externalId))} else external_id end,
+          labels = (case when ${label.clear} then '{}' else labels end || ${label.set}::jsonb)
+            - ${sql.array(label.remove, "text")}
+        where id = ${userId} and delete_time is null
+          and version = coalesce(${versionOf(user.etag, "user.etag")}::bigint, version)
+        returning *)
+      select ${userColumns} from u ${userJoin}`);
+    if (!row) throw await unwritten(context, userId);
+    checkLabelCount(row.user_labels, "user.labels");
+    return { user: toUser(row) };
+  },
+
+  async deleteUser({ userId, etag: given }, context) {
+    const unit = unitOfWork(context);
+    // Organisations first, then the user: the order in which every path locks.
+    await unit.many(sql.typeAlias("void")`select from roster.lock_owned_orgs(${userId})`);
+    const row = await unit.maybeOne(sql.type(userRow)`
+      with u as (
+        update roster.users set
+          delete_time = now(), purge_time = now() + make_interval(days => ${settings(context).purgeAfterDays})
+        where id = ${userId} and delete_time is null
+          and version = coalesce(${versionOf(given, "etag")}::bigint, version)
+        returning *)
+      select ${userColumns} from u ${userJoin}`);
+    if (!row) throw await unwritten(context, userId);
+    return { user: toUser(row) };
+  },
+} satisfies Users;
