@@ -25,10 +25,6 @@ create index audit_entries_id_idx on roster.audit_entries (id);
 create index audit_entries_xid_idx on roster.audit_entries (xid, id);
 
 call roster.protect('roster.audit_entries');
--- An organisation's auditors read its own log and nothing else.
-create policy audit_entries_guard on roster.audit_entries as restrictive to roster_app
-  using (org_id = (select roster.current_org()));
-create policy audit_entries_app on roster.audit_entries for select to roster_app using (true);
 -- Operators read every log.
 create policy audit_entries_directory on roster.audit_entries for select to roster_directory
   using ((select roster.is_platform()));
@@ -40,11 +36,13 @@ grant insert on roster.audit_entries to roster_gate;
 
 -- One row per changed row and organisation that may see it, written by triggers alone. A change of a user
 -- or of a default profile, which belong to no organisation, is kept once without `org_id`, and copied to
--- each organisation of which the user is a member (`copied`), without what only the platform may see.
+-- each organisation of which the user is a member (`copied`), without what only the platform may see. A row
+-- is `apart` when its organisation is not the one of its entry, which that organisation then sees too.
 create table roster.audit_changes (
   id uuid not null default gen_random_uuid(),
   org_id uuid,
   copied boolean not null default false,
+  apart boolean not null default false,
   entry_id uuid not null,
   subject text not null,
   method text not null,
@@ -64,6 +62,8 @@ create table roster.audit_changes (
 
 create index audit_changes_entry_id_idx on roster.audit_changes (entry_id, org_id);
 create index audit_changes_org_id_idx on roster.audit_changes (org_id, create_time desc, id desc);
+create index audit_changes_apart_idx on roster.audit_changes (org_id, create_time desc, entry_id desc)
+  where apart;
 create index audit_changes_xid_idx on roster.audit_changes (xid, id);
 
 call roster.protect('roster.audit_changes');
@@ -77,6 +77,18 @@ create policy audit_changes_audit on roster.audit_changes for insert to roster_a
 
 grant select on roster.audit_changes to roster_app, roster_directory;
 grant insert on roster.audit_changes to roster_audit;
+
+-- An organisation's auditors read its own log, and of work across organisations the entries that changed
+-- something of theirs. A scalar subquery is one index probe for such an entry.
+create policy audit_entries_guard on roster.audit_entries as restrictive to roster_app
+  using (
+    org_id = (select roster.current_org())
+    or (org_id is null and (
+      select true from roster.audit_changes c
+      where c.create_time = audit_entries.create_time and c.entry_id = audit_entries.id
+        and c.org_id = (select roster.current_org())
+      limit 1)));
+create policy audit_entries_app on roster.audit_entries for select to roster_app using (true);
 
 -- Rows of a month without a partition land here, so that a write never fails for want of one.
 create table roster.audit_entries_default (like roster.audit_entries including defaults including constraints);
@@ -124,9 +136,10 @@ create function roster.audit() returns trigger
   as $$
 declare
   entry constant uuid := nullif(current_setting('roster.entry_id', true), '')::uuid;
+  entry_org constant uuid := roster.current_org();
   resource constant text := tg_argv[0];
   key1 constant text := tg_argv[1];
-  key2 constant text := tg_argv[2];
+  key2 constant text := nullif(tg_argv[2], '');
   private constant text[] := coalesce(string_to_array(tg_argv[3], ','), '{}');
   hidden constant text[] := array['version', 'email_key', 'name_key', 'custom_role'];
 begin
@@ -135,18 +148,18 @@ begin
       using errcode = 'RS000';
   end if;
   if tg_op = 'INSERT' then
-    insert into roster.audit_changes (org_id, entry_id, subject, method, correlation_id, resource_type,
+    insert into roster.audit_changes (org_id, apart, entry_id, subject, method, correlation_id, resource_type,
       resource_id, kind, after, changed_fields)
-    select c.org_id, entry, current_setting('roster.subject'), current_setting('roster.method'),
+    select c.org_id, c.org_id is not null and c.org_id is distinct from entry_org, entry, current_setting('roster.subject'), current_setting('roster.method'),
       current_setting('roster.correlation_id'), resource, c.resource_id, 'CREATED', c.after, '{}'
     from (
       select roster.audited_org(resource, n.image) as org_id,
         concat_ws('/', n.image ->> key1, n.image ->> key2) as resource_id, n.image - hidden as after
       from (select to_jsonb(r) as image from new_rows r) n) c;
   elsif tg_op = 'DELETE' then
-    insert into roster.audit_changes (org_id, entry_id, subject, method, correlation_id, resource_type,
+    insert into roster.audit_changes (org_id, apart, entry_id, subject, method, correlation_id, resource_type,
       resource_id, kind, before, changed_fields)
-    select c.org_id, entry, current_setting('roster.subject'), current_setting('roster.method'),
+    select c.org_id, c.org_id is not null and c.org_id is distinct from entry_org, entry, current_setting('roster.subject'), current_setting('roster.method'),
       current_setting('roster.correlation_id'), resource, c.resource_id,
       case when c.before ? 'delete_time' or resource = 'profile' then 'PURGED' else 'DELETED' end, c.before, '{}'
     from (
@@ -154,9 +167,9 @@ begin
         concat_ws('/', o.image ->> key1, o.image ->> key2) as resource_id, o.image - hidden as before
       from (select to_jsonb(r) as image from old_rows r) o) c;
   else
-    insert into roster.audit_changes (org_id, copied, entry_id, subject, method, correlation_id,
+    insert into roster.audit_changes (org_id, copied, apart, entry_id, subject, method, correlation_id,
       resource_type, resource_id, kind, before, after, changed_fields)
-    select place.org_id, place.copied, entry, current_setting('roster.subject'),
+    select place.org_id, place.copied, place.org_id is not null and place.org_id is distinct from entry_org, entry, current_setting('roster.subject'),
       current_setting('roster.method'), current_setting('roster.correlation_id'), resource, c.resource_id,
       case
         when c.before ->> 'delete_time' is null and c.after ->> 'delete_time' is not null then 'DELETED'

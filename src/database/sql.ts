@@ -1,8 +1,9 @@
 /** The query vocabulary of the services: Slonik's tag, zod pieces of rows, and what a statement runs on. */
-import { createSqlTag, type QuerySqlToken } from "slonik";
+import { createSqlTag, type FragmentSqlToken, type QuerySqlToken } from "slonik";
 import { z } from "zod";
 import type { Instant } from "./types.ts";
 
+export type { FragmentSqlToken };
 export { formatInstant, type Instant } from "./types.ts";
 
 /** Slonik's tag. `sql.type(row)` makes a query whose rows are parsed by the zod schema `row`. */

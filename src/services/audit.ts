@@ -2,7 +2,7 @@ import type { JsonObject } from "@bufbuild/protobuf";
 import type { ServiceImpl } from "@connectrpc/connect";
 import { z } from "zod";
 import { maybeOrgId, unitOfWork } from "../context.ts";
-import { instant, maybeText, sql } from "../database/sql.ts";
+import { type FragmentSqlToken, instant, maybeText, sql } from "../database/sql.ts";
 import { fail } from "../errors.ts";
 import { ActorKind, AuditOutcome, ChangeKind } from "../gen/roster/v1/audit_pb.ts";
 import type { AuditService } from "../gen/roster/v1/audit_service_pb.ts";
@@ -87,7 +87,8 @@ export const auditService = {
     const row = await unitOfWork(context).one(
       sql.type(entryRow)`
         select ${entryColumns} from roster.audit_entries e ${changesJoin}
-        where e.id = ${auditEntryId} and (${org}::uuid is null or e.org_id = ${org}::uuid)`,
+        where e.id = ${auditEntryId}
+          and (${org}::uuid is null or e.org_id is null or e.org_id = ${org}::uuid)`,
       () => fail("AUDIT_ENTRY_NOT_FOUND", { audit_entry_id: auditEntryId }),
       { prepare: false },
     );
@@ -97,19 +98,32 @@ export const auditService = {
   async listAuditEntries(request, context) {
     const page = pageOf(context, request);
     const org = maybeOrgId(context);
-    const inOrg = org === undefined ? sql.fragment`true` : sql.fragment`org_id = ${org}`;
     const [time, id] = page.after ?? [];
-    const older =
+    const olderThan = (idColumn: FragmentSqlToken) =>
       time === undefined || id === undefined
         ? sql.fragment`true`
-        : sql.fragment`create_time <= ${time}::timestamptz and (create_time, id) < (${time}::timestamptz, ${id}::uuid)`;
+        : sql.fragment`create_time <= ${time}::timestamptz
+            and (create_time, ${idColumn}) < (${time}::timestamptz, ${id}::uuid)`;
+    const older = olderThan(sql.fragment`id`);
+    const newest = sql.fragment`order by create_time desc, id desc limit ${page.limit}`;
+    // An org's log holds its own entries and, of work across orgs, those that changed something of it.
+    const entries =
+      org === undefined
+        ? sql.fragment`select * from roster.audit_entries where ${older} ${newest}`
+        : sql.fragment`
+            (select * from roster.audit_entries where org_id = ${org} and ${older} ${newest})
+            union all
+            (select across.* from (
+                select distinct create_time, entry_id from roster.audit_changes
+                where org_id = ${org} and apart and ${olderThan(sql.fragment`entry_id`)}
+                order by create_time desc, entry_id desc limit ${page.limit}) c
+              join roster.audit_entries across
+                on across.create_time = c.create_time and across.id = c.entry_id)
+            ${newest}`;
     // Unprepared: a generic plan over partitions would sort the whole log for one page.
     const rows = await unitOfWork(context).many(
       sql.type(entryRow)`
-        select ${entryColumns}
-        from (
-          select * from roster.audit_entries where ${inOrg} and ${older}
-          order by create_time desc, id desc limit ${page.limit}) e ${changesJoin}
+        select ${entryColumns} from (${entries}) e ${changesJoin}
         order by e.create_time desc, e.id desc`,
       { prepare: false },
     );
