@@ -52,7 +52,13 @@ create function roster.team_permissions(team_role text) returns text[]
     when 'MAINTAINER' then array['teams.get', 'teams.create', 'teams.update']
   end;
 
-grant execute on function roster.built_in_permissions(text), roster.team_permissions(text)
+-- Some things are for people and the platform, whatever a service's scope says.
+create function roster.open_to_services(permission text) returns boolean
+  language sql immutable parallel safe
+  return permission <> all (array['org.delete', 'roles.manage']);
+
+grant execute on function
+  roster.built_in_permissions(text), roster.team_permissions(text), roster.open_to_services(text)
   to roster_gate, roster_app, roster_directory;
 
 -- Every change of a row counts its version, which is its etag, and stamps its time.

@@ -150,7 +150,8 @@ begin
   if tg_op = 'INSERT' then
     insert into roster.audit_changes (org_id, apart, entry_id, subject, method, correlation_id, resource_type,
       resource_id, kind, after, changed_fields)
-    select c.org_id, c.org_id is not null and c.org_id is distinct from entry_org, entry, current_setting('roster.subject'), current_setting('roster.method'),
+    select c.org_id, c.org_id is not null and c.org_id is distinct from entry_org, entry,
+      current_setting('roster.subject'), current_setting('roster.method'),
       current_setting('roster.correlation_id'), resource, c.resource_id, 'CREATED', c.after, '{}'
     from (
       select roster.audited_org(resource, n.image) as org_id,
@@ -159,7 +160,8 @@ begin
   elsif tg_op = 'DELETE' then
     insert into roster.audit_changes (org_id, apart, entry_id, subject, method, correlation_id, resource_type,
       resource_id, kind, before, changed_fields)
-    select c.org_id, c.org_id is not null and c.org_id is distinct from entry_org, entry, current_setting('roster.subject'), current_setting('roster.method'),
+    select c.org_id, c.org_id is not null and c.org_id is distinct from entry_org, entry,
+      current_setting('roster.subject'), current_setting('roster.method'),
       current_setting('roster.correlation_id'), resource, c.resource_id,
       case when c.before ? 'delete_time' or resource = 'profile' then 'PURGED' else 'DELETED' end, c.before, '{}'
     from (
@@ -169,7 +171,8 @@ begin
   else
     insert into roster.audit_changes (org_id, copied, apart, entry_id, subject, method, correlation_id,
       resource_type, resource_id, kind, before, after, changed_fields)
-    select place.org_id, place.copied, place.org_id is not null and place.org_id is distinct from entry_org, entry, current_setting('roster.subject'),
+    select place.org_id, place.copied,
+      place.org_id is not null and place.org_id is distinct from entry_org, entry, current_setting('roster.subject'),
       current_setting('roster.method'), current_setting('roster.correlation_id'), resource, c.resource_id,
       case
         when c.before ->> 'delete_time' is null and c.after ->> 'delete_time' is not null then 'DELETED'

@@ -96,7 +96,9 @@ begin
     elsif not platform and caller.org_state <> 'ACTIVE' then
       raise exception 'ORG_SUSPENDED' using errcode = 'RS001',
         detail = jsonb_build_object('org_id', org)::text;
-    elsif not platform and permission <> '' and permission <> all (string_to_array(coalesce(scope, ''), ' ')) then
+    elsif not platform and permission <> ''
+        and not (permission = any (string_to_array(coalesce(scope, ''), ' '))
+          and roster.open_to_services(permission)) then
       raise exception 'PERMISSION_MISSING' using errcode = 'RS001',
         detail = jsonb_build_object('permission', permission)::text;
     end if;

@@ -60,9 +60,11 @@ export const toOrg = (row: z.output<typeof orgRow>) => ({
 
 /** Slugs that would read as part of a product rather than as a customer. */
 const reservedSlugs = new Set(
-  "about account admin api app auth billing blog console dashboard docs help internal login logout me new null oauth org orgs platform public roster root security settings signup static status support system team teams test undefined user users www".split(
-    " ",
-  ),
+  [
+    "about account admin api app auth billing blog console dashboard docs help internal login logout me",
+    "new null oauth org orgs platform public roster root security settings signup static status support",
+    "system team teams test undefined user users www",
+  ].flatMap((line) => line.split(" ")),
 );
 
 const slugOf = (slug: string): string => {
