@@ -111,7 +111,9 @@ begin
     return;
   end if;
 
+  -- A process that stalls between two statements gives its locks back.
   s := set_config('roster.team_sight', sight, true)
+    || set_config('idle_in_transaction_session_timeout', timeout_ms::text, true)
     || set_config('roster.held_permissions',
       case
         when platform or (owner and scope is null) then '*'
@@ -164,7 +166,8 @@ begin
     s := set_config('transaction_read_only', 'on', true);
     return;
   end if;
-  s := set_config('roster.held_permissions', case when reach then '*' else '' end, true);
+  s := set_config('roster.held_permissions', case when reach then '*' else '' end, true)
+    || set_config('idle_in_transaction_session_timeout', timeout_ms::text, true);
   perform roster.write_entry(new_org, entry, actor, subject, on_behalf_of, method, correlation_id);
 end
 $$;
