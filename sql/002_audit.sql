@@ -37,7 +37,7 @@ grant insert on roster.audit_entries to roster_gate;
 -- One row per changed row and organisation that may see it, written by triggers alone. A change of a user
 -- or of a default profile, which belong to no organisation, is kept once without `org_id`, and copied to
 -- each organisation of which the user is a member (`copied`), without what only the platform may see. A row
--- is `apart` when its organisation is not the one of its entry, which that organisation then sees too.
+-- is `apart` when its entry belongs to no organisation; that of the row then sees the entry too.
 create table roster.audit_changes (
   id uuid not null default gen_random_uuid(),
   org_id uuid,
@@ -150,7 +150,7 @@ begin
   if tg_op = 'INSERT' then
     insert into roster.audit_changes (org_id, apart, entry_id, subject, method, correlation_id, resource_type,
       resource_id, kind, after, changed_fields)
-    select c.org_id, c.org_id is not null and c.org_id is distinct from entry_org, entry,
+    select c.org_id, c.org_id is not null and entry_org is null, entry,
       current_setting('roster.subject'), current_setting('roster.method'),
       current_setting('roster.correlation_id'), resource, c.resource_id, 'CREATED', c.after, '{}'
     from (
@@ -160,7 +160,7 @@ begin
   elsif tg_op = 'DELETE' then
     insert into roster.audit_changes (org_id, apart, entry_id, subject, method, correlation_id, resource_type,
       resource_id, kind, before, changed_fields)
-    select c.org_id, c.org_id is not null and c.org_id is distinct from entry_org, entry,
+    select c.org_id, c.org_id is not null and entry_org is null, entry,
       current_setting('roster.subject'), current_setting('roster.method'),
       current_setting('roster.correlation_id'), resource, c.resource_id,
       case when c.before ? 'delete_time' or resource = 'profile' then 'PURGED' else 'DELETED' end, c.before, '{}'
@@ -172,7 +172,7 @@ begin
     insert into roster.audit_changes (org_id, copied, apart, entry_id, subject, method, correlation_id,
       resource_type, resource_id, kind, before, after, changed_fields)
     select place.org_id, place.copied,
-      place.org_id is not null and place.org_id is distinct from entry_org, entry, current_setting('roster.subject'),
+      place.org_id is not null and entry_org is null, entry, current_setting('roster.subject'),
       current_setting('roster.method'), current_setting('roster.correlation_id'), resource, c.resource_id,
       case
         when c.before ->> 'delete_time' is null and c.after ->> 'delete_time' is not null then 'DELETED'

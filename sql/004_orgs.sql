@@ -118,8 +118,8 @@ grant select on roster.org_members to roster_gate, roster_audit;
 
 -- Outside an organisation: the platform sees every org, a user those of which they are a member now.
 create policy orgs_directory on roster.orgs for select to roster_directory
-  using ((select roster.is_platform()) or exists (
-    select from roster.org_members m
+  using ((select roster.is_platform()) or (
+    select true from roster.org_members m
     where m.org_id = orgs.id and m.user_id = (select roster.current_actor())
       and m.state = 'ACTIVE' and (m.expire_time is null or m.expire_time > now())));
 -- Only the platform makes an organisation, and only the one it entered for.

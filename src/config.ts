@@ -71,6 +71,19 @@ const address = z
   })
   .refine(({ port }) => port <= 65535, "the port must be at most 65535");
 
+/** Whether a file can be read as a JSON Web Key Set: better told now than at the first call. */
+const holdsKeys = (file: string, context: z.RefinementCtx): void => {
+  let fault: string | undefined;
+  try {
+    const set = JSON.parse(readFileSync(file, "utf8")) as { keys?: unknown } | null;
+    if (!Array.isArray(set?.keys)) fault = "must be a JSON Web Key Set";
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    fault = code ? `cannot be read (${code})` : "must be a JSON Web Key Set";
+  }
+  if (fault) context.addIssue({ code: "custom", message: fault });
+};
+
 const variables = {
   ROSTER_DEV: flag.default(false),
   GRPC_ADDR: address.default({ host: "127.0.0.1", port: 50051 }),
@@ -80,7 +93,7 @@ const variables = {
   POOL_SIZE: whole(1, 500).default(10),
   DATABASE_PIPELINE: z.enum(["on", "off"], "must be on or off").default("on"),
   JWKS_URL: url("https:", "http:").optional(),
-  JWKS_FILE: z.string().min(1).optional(),
+  JWKS_FILE: z.string().superRefine(holdsKeys).optional(),
   JWT_ISSUER: z.string().min(1).optional(),
   JWT_AUDIENCE: z.string().min(1).optional(),
   JWT_ORG_CLAIM: z.string().min(1).default("org"),
@@ -106,7 +119,69 @@ const secrets = [
 
 /** True for an address that only this machine can reach. */
 export const isLoopback = (host: string): boolean =>
-  host === "localhost" || host === "::1" || /^127(\.\d{1,3}){3}$/.test(host);
+  /^(localhost|::1|\[::1\])$/.test(host) || /^127(\.\d{1,3}){3}$/.test(host);
+
+const schema = z.object(variables);
+type Name = keyof typeof variables;
+type Given = (name: Name) => boolean;
+
+/** What is wrong between variables, each of which may be right by itself. */
+const faultsBetween = (v: z.output<typeof schema>, given: Given, production: boolean): string[] => {
+  const keys = given("JWKS_URL") || given("JWKS_FILE");
+  const loopback = isLoopback(v.GRPC_ADDR.host);
+  const keyUrl = v.JWKS_URL === undefined ? undefined : new URL(v.JWKS_URL);
+  const openKeys = keyUrl?.protocol === "http:" && !isLoopback(keyUrl.hostname);
+  const rules: readonly (readonly [wrong: boolean, name: Name, fault: string])[] = [
+    [given("JWKS_URL") && given("JWKS_FILE"), "JWKS_FILE", "set it or JWKS_URL, not both"],
+    [
+      given("DATABASE_URL") && !given("DIRECTORY_DATABASE_URL"),
+      "DIRECTORY_DATABASE_URL",
+      "must be set beside DATABASE_URL; it logs in as roster_directory",
+    ],
+    [
+      given("DIRECTORY_DATABASE_URL") && !given("DATABASE_URL"),
+      "DATABASE_URL",
+      "must be set beside DIRECTORY_DATABASE_URL; it logs in as roster_app",
+    ],
+    [
+      keys && !given("JWT_ISSUER"),
+      "JWT_ISSUER",
+      "must be set beside the keys, so that only its tokens are accepted",
+    ],
+    [
+      keys && !given("JWT_AUDIENCE"),
+      "JWT_AUDIENCE",
+      "must be set beside the keys, so that tokens for other services are refused",
+    ],
+    [
+      production && !keys,
+      "JWKS_URL",
+      "must be set, or JWKS_FILE, unless ROSTER_DEV=1, which makes a key of its own",
+    ],
+    [
+      production && !given("DATABASE_URL") && !given("DIRECTORY_DATABASE_URL"),
+      "DATABASE_URL",
+      "must be set unless ROSTER_DEV=1, which uses an embedded PostgreSQL",
+    ],
+    [
+      production && !given("TOKEN_SECRET"),
+      "TOKEN_SECRET",
+      "must be set unless ROSTER_DEV=1; all processes share it",
+    ],
+    [v.ROSTER_DEV && !loopback, "GRPC_ADDR", "must be a loopback address while ROSTER_DEV=1"],
+    [
+      !(v.ROSTER_DEV || loopback || v.ALLOW_CLEARTEXT),
+      "GRPC_ADDR",
+      "is not loopback; set ALLOW_CLEARTEXT=1 where the network encrypts by itself",
+    ],
+    [
+      openKeys && !v.ALLOW_CLEARTEXT,
+      "JWKS_URL",
+      "must be https; set ALLOW_CLEARTEXT=1 where the network encrypts by itself",
+    ],
+  ];
+  return rules.filter(([wrong]) => wrong).map(([, name, fault]) => `${name}: ${fault}`);
+};
 
 /**
  * Reads the configuration.
@@ -119,6 +194,8 @@ export const readConfig = (environment: NodeJS.ProcessEnv = process.env): Config
   for (const [name, value] of Object.entries(environment)) {
     if (value !== undefined && value !== "") env[name] = value;
   }
+  // A variable with a fault is set aside, so that what is wrong beside it shows at once too.
+  const broken = new Set<string>();
   for (const name of secrets) {
     const file = env[`${name}_FILE`];
     if (file === undefined) continue;
@@ -127,46 +204,21 @@ export const readConfig = (environment: NodeJS.ProcessEnv = process.env): Config
       env[name] = readFileSync(file, "utf8").trim();
     } catch (error) {
       faults.push(`${name}_FILE: cannot be read (${(error as NodeJS.ErrnoException).code})`);
+      broken.add(name);
     }
   }
-
-  const parsed = z.object(variables).safeParse(env);
-  if (!parsed.success) {
-    for (const issue of parsed.error.issues)
-      faults.push(`${String(issue.path[0])}: ${issue.message}`);
-    throw new ConfigError(faults);
+  for (const { path, message } of schema.safeParse(env).error?.issues ?? []) {
+    const name = String(path[0]);
+    if (!broken.has(name)) faults.push(`${name}: ${message}`);
+    broken.add(name);
   }
-  const v = parsed.data;
-  const demand = (name: keyof typeof variables, why: string): void => {
-    if (v[name] === undefined) faults.push(`${name}: must be set ${why}`);
-  };
-
-  const jwks = v.JWKS_URL ? { url: v.JWKS_URL } : v.JWKS_FILE ? { file: v.JWKS_FILE } : undefined;
-  if (v.JWKS_URL && v.JWKS_FILE) faults.push("JWKS_FILE: set it or JWKS_URL, not both");
-  if (v.DATABASE_URL)
-    demand("DIRECTORY_DATABASE_URL", "beside DATABASE_URL; it logs in as roster_directory");
-  if (v.DIRECTORY_DATABASE_URL)
-    demand("DATABASE_URL", "beside DIRECTORY_DATABASE_URL; it logs in as roster_app");
-  if (jwks) {
-    demand("JWT_ISSUER", "beside the keys, so that only its tokens are accepted");
-    demand("JWT_AUDIENCE", "beside the keys, so that tokens for other services are refused");
-  } else if (!v.ROSTER_DEV) {
-    faults.push("JWKS_URL: set it or JWKS_FILE, or ROSTER_DEV=1 for development");
-  }
-  if (!v.ROSTER_DEV) {
-    demand("DATABASE_URL", "unless ROSTER_DEV=1, which uses an embedded PostgreSQL");
-    demand("TOKEN_SECRET", "unless ROSTER_DEV=1; all processes share it");
-  }
-  if (!isLoopback(v.GRPC_ADDR.host)) {
-    if (v.ROSTER_DEV) faults.push("GRPC_ADDR: must be a loopback address while ROSTER_DEV=1");
-    else if (!v.ALLOW_CLEARTEXT) {
-      faults.push(
-        "GRPC_ADDR: is not loopback; set ALLOW_CLEARTEXT=1 where the network encrypts by itself",
-      );
-    }
-  }
+  const v = schema.parse(Object.fromEntries(Object.entries(env).filter(([k]) => !broken.has(k))));
+  const production = !v.ROSTER_DEV && !broken.has("ROSTER_DEV");
+  const given: Given = (name) => env[name] !== undefined || broken.has(name);
+  faults.push(...faultsBetween(v, given, production));
   if (faults.length > 0) throw new ConfigError(faults);
 
+  const jwks = v.JWKS_URL ? { url: v.JWKS_URL } : v.JWKS_FILE ? { file: v.JWKS_FILE } : undefined;
   return {
     dev: v.ROSTER_DEV,
     grpc: v.GRPC_ADDR,

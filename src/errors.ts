@@ -115,30 +115,42 @@ export interface Violation {
   readonly rule: string;
 }
 
+// Details travel in headers, of which many clients take no more than 8 KiB before they drop the connection.
+// So what a request says at length is cut, of its many faults the first are told, and of ids twenty.
+const requestLength = 128;
+const idsLength = 20 * 37;
+const maximumViolations = 16;
+const cut = (text: string, most: number): string =>
+  text.length > most ? `${text.slice(0, most).toWellFormed()}…` : text;
+
 /**
  * Makes the error for a reason: canonical code, message, and google.rpc details of which ErrorInfo is always
  * the first.
  *
- * @param metadata values of the message's variables, sent in ErrorInfo
- * @param violations the fields at fault; without them `metadata.field` is taken for the one
+ * @param variables values of the message's variables, sent in ErrorInfo
+ * @param violations the fields at fault; without them `variables.field` is taken for the one
  */
 export const fail = (
   reason: Reason,
-  metadata: Metadata = {},
-  violations: readonly Violation[] = metadata.field
-    ? [{ field: metadata.field, rule: metadata.rule ?? "" }]
+  variables: Metadata = {},
+  violations: readonly Violation[] = variables.field
+    ? [{ field: variables.field, rule: variables.rule ?? "" }]
     : [],
 ): ConnectError => {
   const { code, message, resource } = rules[reason];
+  const most = code === Code.InvalidArgument ? requestLength : idsLength;
+  const metadata: Metadata = Object.fromEntries(
+    Object.entries(variables).map(([name, value]) => [name, cut(value, most)]),
+  );
   const text = message(metadata);
   const error = new ConnectError(text, code);
   const add = <Desc extends DescMessage>(desc: Desc, value: MessageInitShape<Desc>): void => {
     error.details.push({ desc, value } as ConnectError["details"][number]);
   };
-  add(ErrorInfoSchema, { reason, domain: "roster", metadata: { ...metadata } });
+  add(ErrorInfoSchema, { reason, domain: "roster", metadata });
   if (code === Code.InvalidArgument && violations.length > 0) {
-    const fieldViolations = violations.map(({ field, rule }) => ({
-      field,
+    const fieldViolations = violations.slice(0, maximumViolations).map(({ field, rule }) => ({
+      field: cut(field, requestLength),
       description: rule || text,
       reason,
     }));
@@ -224,6 +236,18 @@ export const constraints: Readonly<Record<string, readonly [Reason, Metadata] | 
   audit_changes_kind_check: null,
 };
 
+/**
+ * Rethrows a database error with its field inside a resource: an add has the field in the request itself, an
+ * update in the resource, and both meet the same constraint.
+ */
+export const fieldInside =
+  (resource: string) =>
+  (error: DatabaseError): never => {
+    const [reason, metadata] = constraints[error.constraint ?? ""] ?? [];
+    if (!reason || !metadata?.field) throw error;
+    throw fail(reason, { ...metadata, field: `${resource}.${metadata.field}` });
+  };
+
 /** What a database error says to a caller; null when it is a fault of ours. */
 const ofDatabase = (error: DatabaseError): ConnectError | null => {
   const { code, constraint } = error;
@@ -252,7 +276,8 @@ const ofDatabase = (error: DatabaseError): ConnectError | null => {
   }
   // Connection lost or refused, too many connections, shutting down, read-only after a failover.
   const away =
-    error.name === "ConnectionError" ||
+    // Slonik's errors all have the name of Error.
+    error.constructor.name === "ConnectionError" ||
     /^(08|28|53|57P|ECONN|EPIPE|ETIMEDOUT|ENOTFOUND|EHOSTUNREACH)/.test(code ?? "") ||
     /terminated|timeout exceeded when trying to connect|not queryable/i.test(error.message);
   return away ? fail("DATABASE_UNAVAILABLE") : null;

@@ -3,6 +3,7 @@ import type { Logger } from "pino";
 import type { DatabaseUrls } from "./config.ts";
 import { checkDatabase } from "./database/check.ts";
 import { openPool } from "./database/pool.ts";
+import type { DeadlineLimits } from "./interceptors/deadline.ts";
 import { type Trust, Verifier } from "./interceptors/identity.ts";
 import { corridor } from "./interceptors/index.ts";
 import { routes } from "./routes.ts";
@@ -20,6 +21,8 @@ export interface ServerOptions {
   readonly purgeAfterDays: number;
   /** Whether anyone who reaches the port may read the protos from it. */
   readonly reflection: boolean;
+  /** How long an RPC may take; by default 10 s, and a minute at most. */
+  readonly deadlines?: DeadlineLimits;
   readonly log: Logger;
 }
 
@@ -33,7 +36,7 @@ export interface RunningServer {
   stop(): Promise<void>;
 }
 
-const deadlines = { defaultMs: 10_000, maximumMs: 60_000 };
+const usualDeadlines = { defaultMs: 10_000, maximumMs: 60_000 };
 const graceMs = 10_000;
 
 /**
@@ -58,7 +61,7 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
     routes,
     interceptors: corridor({
       log,
-      deadlines,
+      deadlines: options.deadlines ?? usualDeadlines,
       verifier: new Verifier(trust),
       sessions: { app, directory },
       settings: { tokenSecret: Buffer.from(tokenSecret), purgeAfterDays },

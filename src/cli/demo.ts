@@ -22,19 +22,31 @@ const people = [
 ] as const;
 const teamNames = ["Engineering", "Design", "Support"] as const;
 
+/** The demo that was made before, unless somebody deleted it or its database. */
+const madeBefore = async (
+  file: string,
+  orgs: Client<typeof OrgService>,
+): Promise<Demo | undefined> => {
+  try {
+    const demo = JSON.parse(readFileSync(file, "utf8")) as Demo;
+    await orgs.getOrgMember({ orgId: demo.orgId, userId: demo.ownerId });
+    return demo;
+  } catch (error) {
+    const gone = error instanceof ConnectError && error.code === Code.NotFound;
+    if (!gone && (error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+    return undefined;
+  }
+};
+
 /**
  * Makes the demo through the service itself, once: its ids are kept under `dataDir`. What an interrupted
  * start left behind is found again and completed.
+ *
+ * @param token of an operator
  */
-export const seedDemo = async (dataDir: string, port: number, token: string): Promise<Demo> => {
-  const file = join(dataDir, "demo.json");
-  try {
-    return JSON.parse(readFileSync(file, "utf8")) as Demo;
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
-  }
+export const seedDemo = async (dataDir: string, baseUrl: string, token: string): Promise<Demo> => {
   const transport = createGrpcTransport({
-    baseUrl: `http://127.0.0.1:${port}`,
+    baseUrl,
     interceptors: [
       (next) => (request) => {
         request.header.set("authorization", `Bearer ${token}`);
@@ -45,23 +57,20 @@ export const seedDemo = async (dataDir: string, port: number, token: string): Pr
   const users = createClient(UserService, transport);
   const orgs = createClient(OrgService, transport);
   const teams = createClient(TeamService, transport);
+  const file = join(dataDir, "demo.json");
+  const before = await madeBefore(file, orgs);
+  if (before) return before;
 
   const ids = new Map<string, string>();
   for (const { email, name } of people) ids.set(email, await userId(users, email, name));
   const idOf = (index: number): string => ids.get(people[index]?.email ?? "") ?? "";
   const orgId = await acmeId(orgs, idOf(0));
-  for (const [index, { role }] of people.entries()) {
-    if (role !== "owner")
-      await unlessThere(orgs.addOrgMember({ orgId, userId: idOf(index), role }));
-  }
-  const existing = new Map(
-    (await teams.listTeams({ orgId })).teams.map((team) => [team.name, team.id]),
-  );
+  for (const [index, { role }] of people.entries())
+    await unlessThere(orgs.addOrgMember({ orgId, userId: idOf(index), role }));
   for (const [index, name] of teamNames.entries()) {
-    const teamId =
-      existing.get(name) ?? (await teams.createTeam({ team: { orgId, name } })).team?.id ?? "";
+    const id = await teamId(teams, orgId, name);
     const role = TeamRole.MAINTAINER;
-    await unlessThere(teams.addTeamMember({ orgId, teamId, userId: idOf(index + 1), role }));
+    await unlessThere(teams.addTeamMember({ orgId, teamId: id, userId: idOf(index + 1), role }));
   }
   const demo: Demo = { orgId, ownerId: idOf(0) };
   writeFileSync(file, JSON.stringify(demo));
@@ -112,4 +121,20 @@ const acmeId = async (orgs: Client<typeof OrgService>, ownerUserId: string): Pro
     pageToken = page.nextPageToken;
     if (pageToken === "") throw new Error("the slug acme is held and its org cannot be found");
   }
+};
+
+const teamId = async (
+  teams: Client<typeof TeamService>,
+  orgId: string,
+  name: string,
+): Promise<string> => {
+  try {
+    return (await teams.createTeam({ team: { orgId, name } })).team?.id ?? "";
+  } catch (error) {
+    if (!isThere(error)) throw error;
+  }
+  const listed = (await teams.listTeams({ orgId, pageSize: 1000 })).teams;
+  const found = listed.find((team) => team.name === name);
+  if (!found) throw new Error(`the team ${name} exists and cannot be found`);
+  return found.id;
 };

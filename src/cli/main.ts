@@ -30,6 +30,16 @@ const run = async (name: string | undefined, args: readonly string[]): Promise<v
   else await command(args);
 };
 
+/** What went wrong, and what to do about it where that is known. */
+const messageOf = (error: unknown): string => {
+  // Node tries every address of a host and then says nothing but that all failed.
+  if (error instanceof AggregateError) return error.errors.map(messageOf).join("\n");
+  const { message } = error as Error;
+  if (/^cannot listen .*EADDRINUSE/.test(message))
+    return `${message}\nAnother program has this port; set GRPC_ADDR to another.`;
+  return /^cannot listen/.test(message) ? `${message}\nGRPC_ADDR names the address.` : message;
+};
+
 const [name, ...args] = process.argv.slice(2);
 try {
   await run(name, args);
@@ -43,12 +53,7 @@ try {
     );
     process.exitCode = 2;
   } else {
-    const { code, message } = error as NodeJS.ErrnoException;
-    console.error(
-      code === "EADDRINUSE" || /EADDRINUSE/.test(message)
-        ? `${message}\nAnother program has this port; set GRPC_ADDR to another.`
-        : message,
-    );
+    console.error(messageOf(error));
     process.exitCode = 1;
   }
 }

@@ -1,6 +1,6 @@
-import pino from "pino";
+import pino, { type Logger } from "pino";
 import { type Config, readConfig } from "../config.ts";
-import { type RunningServer, startServer } from "../main.ts";
+import { startServer } from "../main.ts";
 import { seedDemo } from "./demo.ts";
 import { developmentTrust, signToken, startDevelopmentDatabase } from "./development.ts";
 
@@ -10,12 +10,24 @@ Serves gRPC on GRPC_ADDR until SIGTERM or SIGINT. With ROSTER_DEV=1 and without 
 embedded PostgreSQL under ROSTER_DATA_DIR, applies migrations and makes a demo org.
 Exit codes: 0 stopped, 1 cannot start, 2 the configuration is wrong.`;
 
-/** Serves until a signal, then stops in order. */
+/** Serves until a signal, then stops in order. A signal that comes during the start stops what was started. */
 export const serve = async (): Promise<void> => {
   const config = readConfig();
-  const log = pino({ level: config.logLevel }, pino.destination({ dest: 1, sync: false }));
-  const say = (line: string): void => log.info(line);
+  const log = logOf(config);
+  const signal = firstSignal();
+  const stop = await start(config, log);
+  log.info(`${await signal}: stopping`);
+  await stop();
+  log.info("stopped");
+};
 
+/** The signal that asks to stop. A second one of its kind ends the process at once. */
+const firstSignal = (): Promise<string> =>
+  new Promise((resolve) => {
+    for (const name of ["SIGTERM", "SIGINT", "SIGHUP"]) process.once(name, () => resolve(name));
+  });
+
+const start = async (config: Config, log: Logger): Promise<() => Promise<void>> => {
   const own = config.dev ? await developmentTrust(config.dataDir) : undefined;
   const trust = config.identity ?? own?.trust;
   const tokenSecret = config.tokenSecret ?? own?.tokenSecret;
@@ -23,18 +35,18 @@ export const serve = async (): Promise<void> => {
   if (!trust || !tokenSecret) throw new Error("no keys to trust");
   const development = config.database
     ? undefined
-    : await startDevelopmentDatabase(config.dataDir, say);
+    : await startDevelopmentDatabase(config.dataDir, (line) => log.info(line));
   const database = config.database ?? development?.urls;
   if (!database) throw new Error("no database");
 
-  let server: RunningServer | undefined;
+  const toStop: (() => Promise<void>)[] = [];
+  // The database goes last, when nothing uses it any more.
+  if (development) toStop.unshift(() => development.embedded.stop());
   const stop = async (): Promise<void> => {
-    await server?.stop();
-    // The database goes last, when nothing uses it any more.
-    await development?.embedded.stop();
+    for (const part of toStop) await part();
   };
   try {
-    server = await startServer({
+    const server = await startServer({
       address: config.grpc,
       database,
       poolSize: config.poolSize,
@@ -45,44 +57,74 @@ export const serve = async (): Promise<void> => {
       reflection: config.dev,
       log,
     });
-    if (development && config.identity === undefined) await introduce(config, server.port);
+    toStop.unshift(() => server.stop());
+    const { host } = config.grpc;
+    const address = `${host.includes(":") ? `[${host}]` : host}:${server.port}`;
+    const shown = development && !config.identity && (await introduction(config, address, log));
+    log.info(`listening on ${address}`);
+    if (shown) process.stdout.write(shown);
   } catch (error) {
     await stop();
     throw error;
   }
-  log.info(`listening on ${config.grpc.host}:${server.port}`);
-
-  const signal = await new Promise<string>((resolve) => {
-    for (const name of ["SIGTERM", "SIGINT"]) process.once(name, () => resolve(name));
-  });
-  log.info(`${signal}: stopping`);
-  await stop();
-  log.info("stopped");
+  return stop;
 };
 
-/** Makes the demo and shows how to call the service: every line works when pasted. */
-const introduce = async (config: Config, port: number): Promise<void> => {
+/** JSON lines for machines; in development, for a person at a terminal, lines to read. */
+const logOf = ({ dev, logLevel: level }: Config): Logger =>
+  dev && process.stdout.isTTY
+    ? pino({ level }, { write: (line: string) => void process.stdout.write(readable(line)) })
+    : // In development written at once, so that what is shown beside the log comes in its order.
+      pino({ level }, pino.destination({ dest: 1, sync: dev }));
+
+/** A line of the log as a person reads it. */
+const readable = (line: string): string => {
+  const { level, time, pid: _pid, hostname: _hostname, msg, ...told } = JSON.parse(line);
+  const { method, code, reason, duration_ms, ...rest } = told;
+  const rpc = method &&
+    code && [method.replace(/^roster\.v1\./, ""), code, reason, `${duration_ms} ms`];
+  const words = [
+    new Date(time).toTimeString().slice(0, 8),
+    level > 30 && pino.levels.labels[level]?.toUpperCase(),
+    msg,
+    ...(rpc || []),
+    ...Object.entries(rpc ? rest : told).map(([name, value]) => `${name}=${value}`),
+  ];
+  return `${words.filter(Boolean).join(" ")}\n`;
+};
+
+/** Makes the demo and tells how to call the service: every line works when pasted. */
+const introduction = async (config: Config, address: string, log: Logger): Promise<string> => {
   const { dataDir } = config;
   const ops = { subject: "service:ops", scope: ["roster.platform"] };
-  const { orgId, ownerId } = await seedDemo(
-    dataDir,
-    port,
-    await signToken(dataDir, { ...ops, ttl: "5m" }),
-  );
+  const seeding = await signToken(dataDir, { ...ops, ttl: "5m" });
+  // The calls that make the demo would bury what a newcomer looks for.
+  const { level } = log;
+  log.level = "warn";
+  const { orgId, ownerId } = await seedDemo(dataDir, `http://${address}`, seeding);
+  log.level = level;
+
   const token = await signToken(dataDir, { ...ops, ttl: "12h" });
-  const address = `127.0.0.1:${port}`;
-  const body = `{"orgId":"${orgId}"}`;
-  process.stdout.write(`
-Roster listens on ${address} (gRPC, development key, data in ${dataDir}).
-Demo org Acme ${orgId}, its owner Ada ${ownerId}.
+  const header = '-H "authorization: Bearer $TOKEN"';
+  const body = `-d '{"orgId":"${orgId}"}'`;
+  const curl = "npx --no buf curl --protocol grpc --http2-prior-knowledge";
+  const elsewhere = dataDir === ".roster" ? "" : `ROSTER_DATA_DIR='${dataDir}' `;
+  return `
+Roster is up on ${address}: gRPC, for this machine alone, with its data in ${dataDir}.
+The demo org Acme:  ${orgId}
+Ada, who owns it:   ${ownerId}
 
-Paste into another terminal in this folder:
+Paste into another terminal, in this folder:
 
-export TOKEN=${token}
-npx buf curl --protocol grpc --http2-prior-knowledge -H "authorization: Bearer $TOKEN" -d '${body}' http://${address}/roster.v1.OrgService/ListOrgMembers
-grpcurl -plaintext -H "authorization: Bearer $TOKEN" -d '${body}' ${address} roster.v1.TeamService/ListTeams
+  export TOKEN=${token}
+  ${curl} ${header} ${body} http://${address}/roster.v1.OrgService/ListOrgMembers
+  grpcurl -plaintext ${header} ${body} ${address} roster.v1.TeamService/ListTeams
 
-The token above is the operator's. One for Ada: npx --no roster token --user ${ownerId} --org ${orgId}
+That token is an operator's and lasts 12 hours. One for Ada, in her org:
 
-`);
+  ${elsewhere}npx --no roster token --user ${ownerId} --org ${orgId}
+
+Ctrl-C stops the server.
+
+`;
 };

@@ -41,7 +41,8 @@ export const token = async (args: readonly string[]): Promise<void> => {
     !/^\d+[smhd]$/.test(ttl) && "--ttl: must be a number and s, m, h or d, such as 1h",
   ].filter((fault) => typeof fault === "string");
   if (faults.length > 0) throw new UsageError(faults.join("\n"));
-  const config = readConfig({ ...process.env, ROSTER_DEV: "1" });
+  const { ROSTER_DATA_DIR } = process.env;
+  const config = readConfig({ ROSTER_DATA_DIR, ROSTER_DEV: "1" });
   const subject = user ?? `service:${service}`;
   console.log(await signToken(config.dataDir, { subject, orgId: org, scope, ttl }));
 };

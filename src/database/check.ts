@@ -12,7 +12,7 @@ const facts = `
     current_setting('server_version_num')::int as version,
     r.rolsuper as superuser,
     r.rolbypassrls as bypasses,
-    lower('É') = 'é' as folds,
+    lower('ÉI') = 'éi' as folds,
     pg_has_role(current_user, $1, 'usage') as fits,
     array(
       select c.relname::text from pg_class c
@@ -70,7 +70,7 @@ export const checkDatabase = async (
       found.open.length > 0 &&
         `row-level security is not enabled and forced on ${found.open.join(", ")}`,
       !found.folds &&
-        "the database has a C locale, in which É and é differ; create it with ICU or C.UTF-8",
+        "the database has a C or a Turkish locale, in which É and é or I and i differ; create it with C.UTF-8",
     ].filter((fault) => typeof fault === "string");
     if (faults.length > 0) throw new UnsafeDatabase(faults.join("\n"));
   } finally {

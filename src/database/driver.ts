@@ -201,8 +201,8 @@ class Exchange {
 
   handleReadyForQuery(): void {
     this.finish(
-      this.tag === "ROLLBACK" && this.steps.includes(commit)
-        ? new Error("transaction rolled back")
+      this.tag === "ROLLBACK" && this.steps.some(({ text }) => text === commit.text)
+        ? Object.assign(new Error("transaction rolled back"), { code: "40000" })
         : null,
     );
   }

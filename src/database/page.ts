@@ -6,7 +6,7 @@ const defaultSize = 50;
 const maximumSize = 1_000;
 const lifetimeSeconds = 24 * 3600;
 const macBytes = 16;
-/** What a page may weigh, roughly in bytes; the largest message the server sends is twice that. */
+/** What a page may weigh in bytes; the largest message the server sends is twice that. */
 const maximumWeight = 2 * 1024 * 1024;
 
 /** What a page token is bound to beside the arguments. */
@@ -91,6 +91,8 @@ export class Page {
 
   private open(token: string, invalid: () => Error): readonly string[] {
     const bytes = Buffer.from(token, "base64url");
+    // Node skips letters that are not base64url, and bits beyond the last byte.
+    if (bytes.toString("base64url") !== token) throw invalid();
     const payload = bytes.subarray(macBytes);
     const mac = bytes.subarray(0, macBytes);
     if (mac.length < macBytes || !timingSafeEqual(mac, this.mac(payload))) throw invalid();
@@ -100,13 +102,14 @@ export class Page {
   }
 }
 
-/** Roughly the bytes of a message on the wire, without encoding it. */
+/** Hardly less than the bytes of a message on the wire, without encoding it: names stand for tags and lengths. */
 const weigh = (value: unknown): number => {
-  if (typeof value === "string") return value.length + 2;
-  if (typeof value !== "object" || value === null) return 4;
-  let sum = 2;
+  if (typeof value === "string") return Buffer.byteLength(value) + 4;
+  if (typeof value !== "object" || value === null) return 12;
+  let sum = 4;
   for (const [key, inner] of Object.entries(value)) {
-    if (inner !== undefined) sum += weigh(inner) + (Array.isArray(value) ? 0 : key.length);
+    if (inner !== undefined)
+      sum += weigh(inner) + (Array.isArray(value) ? 0 : Buffer.byteLength(key) + 4);
   }
   return sum;
 };

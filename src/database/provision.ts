@@ -14,6 +14,9 @@ export interface Provisioned {
   readonly applied: readonly string[];
 }
 
+/** Any number, as long as every process takes the same. */
+const lockKey = 2_904_117_386;
+
 const logins = ["roster_app", "roster_directory", "roster_migrator", "roster_worker"] as const;
 
 const at = (url: string, database: string, user?: string, password?: string): string => {
@@ -52,27 +55,29 @@ export const urlsOf = (adminUrl: string, database: string): Omit<Provisioned, "a
  * @returns the URLs, and the migrations that were applied
  */
 export const provision = async (adminUrl: string, database: string): Promise<Provisioned> => {
+  const urls = urlsOf(adminUrl, database);
   const server = new pg.Client({ connectionString: adminUrl, connectionTimeoutMillis: 5_000 });
   await server.connect();
   try {
+    // One at a time: processes may share a server, and its roles are those of all its databases.
+    await server.query("select pg_advisory_lock($1)", [lockKey]);
     const { rowCount } = await server.query("select from pg_database where datname = $1", [
       database,
     ]);
     if (rowCount === 0) await server.query(`create database ${pg.escapeIdentifier(database)}`);
-  } finally {
-    await server.end();
-  }
-  const urls = urlsOf(adminUrl, database);
-  const client = new pg.Client({ connectionString: urls.admin, connectionTimeoutMillis: 5_000 });
-  await client.connect();
-  try {
-    await client.query(readFileSync(new URL("../../sql/bootstrap.sql", import.meta.url), "utf8"));
-    for (const role of logins) {
-      const password = pg.escapeLiteral(passwordOf(adminUrl, role));
-      await client.query(`alter role ${role} password ${password}`);
+    const client = new pg.Client({ connectionString: urls.admin, connectionTimeoutMillis: 5_000 });
+    await client.connect();
+    try {
+      await client.query(readFileSync(new URL("../../sql/bootstrap.sql", import.meta.url), "utf8"));
+      for (const role of logins) {
+        const password = pg.escapeLiteral(passwordOf(adminUrl, role));
+        await client.query(`alter role ${role} password ${password}`);
+      }
+    } finally {
+      await client.end();
     }
   } finally {
-    await client.end();
+    await server.end();
   }
   return { ...urls, applied: await migrate(urls.migrator) };
 };

@@ -3,8 +3,8 @@ import { createSqlTag, type FragmentSqlToken, type QuerySqlToken } from "slonik"
 import { z } from "zod";
 import type { Instant } from "./types.ts";
 
-export type { FragmentSqlToken };
 export { formatInstant, type Instant } from "./types.ts";
+export type { FragmentSqlToken };
 
 /** Slonik's tag. `sql.type(row)` makes a query whose rows are parsed by the zod schema `row`. */
 export const sql = createSqlTag({ typeAliases: { void: z.object({}).strict() } });
@@ -24,8 +24,10 @@ export const maybeText = z
   .nullable()
   .transform((value) => value ?? "");
 
-/** A jsonb column of string values. */
-export const labels = z.record(z.string(), z.string());
+/** A jsonb column of string values. Not a zod record, which would drop a label named `__proto__`. */
+export const labels = z.custom<Record<string, string>>(
+  (value) => typeof value === "object" && value !== null,
+);
 
 /** A row's version as its etag, a quoted string as RFC 7232 has it. */
 export const etag = z.bigint().transform((version) => `"${version}"`);

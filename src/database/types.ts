@@ -19,8 +19,9 @@ const instantPattern =
 export const parseInstant = (text: string): Instant => {
   const match = instantPattern.exec(text);
   if (!match) throw new Error(`not a timestamp: ${text}`);
-  const [, year, month, day, hour, minute, second, fraction = "", zone = "+00", zoneMinute = "0"] =
+  const [, year, month, day, hour, minute, second, fraction = "", zone = "+00", ...zoneRest] =
     match;
+  const [zoneMinute = "0", zoneSecond = "0"] = zoneRest;
   const local = Date.UTC(
     Number(year),
     Number(month) - 1,
@@ -30,7 +31,7 @@ export const parseInstant = (text: string): Instant => {
     Number(second),
   );
   const sign = zone.startsWith("-") ? -1 : 1;
-  const offset = Number(zone) * 3600 + sign * Number(zoneMinute) * 60;
+  const offset = Number(zone) * 3600 + sign * (Number(zoneMinute) * 60 + Number(zoneSecond));
   return {
     seconds: BigInt(local / 1000 - offset),
     nanos: Number(fraction.padEnd(6, "0")) * 1000,

@@ -155,7 +155,8 @@ class WriteSession extends Session {
     // Whoever asked has had their answer, so nothing more may happen.
     if (this.deadline.remainingMs() <= 0 || this.deadline.signal.aborted)
       throw new DeadlinePassed();
-    const before = this.entered ? [] : [begin, this.entering(timeoutOf(this.deadline))];
+    const left = timeoutOf(this.deadline);
+    const before = this.entered ? [limiting(left)] : [begin, this.entering(left)];
     this.entered = true;
     return send(this.connection, { before, prepare }, query);
   }
@@ -163,7 +164,10 @@ class WriteSession extends Session {
   async commit(): Promise<void> {
     if (this.deadline.remainingMs() <= 0 || this.deadline.signal.aborted)
       throw new DeadlinePassed();
-    if (this.entered) await send(this.connection, { before: [], prepare: true }, committing);
+    const { entered } = this;
+    // A commit ends the transaction also when it fails; one that never came, because entering was refused, does not.
+    this.entered = !entered;
+    if (entered) await send(this.connection, { before: [], prepare: true }, committing);
     else
       await send(
         this.connection,
@@ -180,6 +184,12 @@ class WriteSession extends Session {
     if (this.entered) await send(this.connection, { before: [], prepare: true }, rollingBack);
   }
 }
+
+/** What `enter` allowed was for one statement; each later one may take what is left. */
+const limiting = (timeoutMs: number): Step => ({
+  text: "select set_config('statement_timeout', $1, true)",
+  values: [timeoutMs],
+});
 
 const timeoutOf = (deadline: Deadline): number => Math.max(1, Math.ceil(deadline.remainingMs()));
 

@@ -28,6 +28,9 @@ export const deadline =
     }
   };
 
+/** A caller whose own deadline passes hangs up, and that may be heard a little before the time is over here. */
+const slackMs = 25;
+
 class Clock implements Deadline {
   readonly signal: AbortSignal;
   readonly passed: Promise<never>;
@@ -45,12 +48,14 @@ class Clock implements Deadline {
     this.passed = promise;
     // Nobody may be listening any more when the time is over.
     promise.catch(() => {});
-    this.leave = () => {
+    const finish = (reason: "CANCELLED" | "DEADLINE_EXCEEDED"): void => {
       this.controller.abort();
-      reject(fail(this.remainingMs() > 0 ? "CANCELLED" : "DEADLINE_EXCEEDED"));
+      reject(fail(reason));
     };
-    this.timer = setTimeout(this.leave, ms);
-    caller.addEventListener("abort", this.leave, { once: true });
+    this.leave = () => finish(this.remainingMs() > slackMs ? "CANCELLED" : "DEADLINE_EXCEEDED");
+    this.timer = setTimeout(finish, Math.max(ms, 0), "DEADLINE_EXCEEDED");
+    if (caller.aborted) this.leave();
+    else caller.addEventListener("abort", this.leave, { once: true });
   }
 
   remainingMs(): number {

@@ -25,6 +25,8 @@ const skewSeconds = 60;
 const cacheSize = 10_000;
 const fileCheckMs = 1_000;
 const remoteMaxAgeMs = 10 * 60_000;
+/** An unknown key is looked for at most this often, so that invented key ids cannot flood the issuer. */
+const remoteCooldownMs = 2_000;
 
 interface Actor {
   readonly sub: string;
@@ -43,18 +45,27 @@ const claims = z.object({
 
 const chainOf = (act: Actor | undefined): string[] => (act ? [act.sub, ...chainOf(act.act)] : []);
 
+/** A token that names no key of the set, or none that could sign it. */
+const keyFaultsOfTokens = [
+  errors.JWKSNoMatchingKey,
+  errors.JWKSMultipleMatchingKeys,
+  errors.JOSENotSupported,
+];
+
 /**
  * Reads the caller out of a bearer token. Verifying a signature costs more than the rest of a read, so
  * callers are kept by token until it expires, and forgotten at once when the keys change.
  */
 export class Verifier {
   private readonly trust: Trust;
-  private readonly known = new Map<string, { caller: Caller; expiresMs: number }>();
+  private known = new Map<string, { caller: Caller; expiresMs: number }>();
   private readonly keySource: KeySource;
 
   constructor(trust: Trust) {
     this.trust = trust;
-    const forget = (): void => this.known.clear();
+    const forget = (): void => {
+      this.known = new Map();
+    };
     this.keySource =
       "url" in trust.jwks
         ? new RemoteKeys(trust.jwks.url, forget)
@@ -65,21 +76,34 @@ export class Verifier {
   async callerOf(token: string): Promise<Caller> {
     const refreshing = this.keySource.refresh();
     if (refreshing) await refreshing;
-    const found = this.known.get(token);
+    // Kept by hand: what is verified while the keys change goes into the map that was given up.
+    const { known } = this;
+    const found = known.get(token);
     if (found) {
       if (found.expiresMs > Date.now()) return found.caller;
-      this.known.delete(token);
+      known.delete(token);
     }
     const verified = await this.verify(token);
-    if (this.known.size >= cacheSize) this.known.delete(this.known.keys().next().value as string);
-    this.known.set(token, verified);
+    if (known.size >= cacheSize) known.delete(known.keys().next().value as string);
+    known.set(token, verified);
     return verified.caller;
   }
+
+  /** What goes wrong with the keys and not with the token must not read as a bad token. */
+  private readonly key: JWTVerifyGetKey = async (header, token) => {
+    try {
+      return await this.keySource.key(header, token);
+    } catch (error) {
+      throw keyFaultsOfTokens.some((kind) => error instanceof kind)
+        ? error
+        : new KeysUnavailable(error);
+    }
+  };
 
   private async verify(token: string): Promise<{ caller: Caller; expiresMs: number }> {
     const { issuer, audience, orgClaim } = this.trust;
     try {
-      const { payload } = await jwtVerify(token, this.keySource.key, {
+      const { payload } = await jwtVerify(token, this.key, {
         issuer,
         audience,
         algorithms: ["ES256", "RS256", "EdDSA"],
@@ -103,14 +127,18 @@ export class Verifier {
       };
     } catch (error) {
       if (error instanceof errors.JWTExpired) throw fail("CREDENTIAL_EXPIRED");
-      if (error instanceof errors.JWKSTimeout || error instanceof KeysUnavailable) throw error;
+      if (error instanceof KeysUnavailable) throw error;
       throw fail("CREDENTIAL_INVALID");
     }
   }
 }
 
 /** The signing keys cannot be read: an operator's fault, not the caller's. */
-class KeysUnavailable extends Error {}
+class KeysUnavailable extends Error {
+  constructor(cause: unknown) {
+    super(`the signing keys cannot be read: ${cause instanceof Error ? cause.message : cause}`);
+  }
+}
 
 interface KeySource {
   readonly key: JWTVerifyGetKey;
@@ -118,7 +146,7 @@ interface KeySource {
   refresh(): Promise<void> | undefined;
 }
 
-/** A JWKS file, read again when it changes. */
+/** A JWKS file, read again when it changes. While it cannot be read the last keys stay in force. */
 class FileKeys implements KeySource {
   private readonly file: string;
   private readonly forget: () => void;
@@ -132,7 +160,7 @@ class FileKeys implements KeySource {
   }
 
   readonly key: JWTVerifyGetKey = (header, token) => {
-    if (!this.keys) throw new KeysUnavailable("no signing keys");
+    if (!this.keys) throw new Error("none were read");
     return this.keys(header, token);
   };
 
@@ -144,41 +172,57 @@ class FileKeys implements KeySource {
   }
 
   private async load(): Promise<void> {
-    const { mtimeMs, size, ino } = await stat(this.file);
-    const version = `${mtimeMs} ${size} ${ino}`;
-    if (version === this.version) return;
-    const set = JSON.parse(await readFile(this.file, "utf8")) as JSONWebKeySet;
-    this.keys = createLocalJWKSet(set);
-    this.version = version;
-    this.forget();
+    try {
+      const { mtimeMs, size, ino } = await stat(this.file);
+      const version = `${mtimeMs} ${size} ${ino}`;
+      if (version === this.version) return;
+      const set = JSON.parse(await readFile(this.file, "utf8")) as JSONWebKeySet;
+      this.keys = createLocalJWKSet(set);
+      this.version = version;
+      this.forget();
+    } catch (error) {
+      // Somebody may be writing it; it is read again a second later.
+      if (!this.keys) throw new KeysUnavailable(error);
+    }
   }
 }
 
-/** A JWKS endpoint. jose fetches it when a key is unknown; a change of the set forgets all callers. */
+/** A JWKS endpoint, asked again when a key is unknown and from time to time. */
 class RemoteKeys implements KeySource {
-  readonly key: ReturnType<typeof createRemoteJWKSet>;
+  private readonly remote: ReturnType<typeof createRemoteJWKSet>;
   private readonly forget: () => void;
   private checkedMs = Date.now();
-  private seen = "";
+  private seen: string | undefined;
 
   constructor(url: string, forget: () => void) {
-    this.key = createRemoteJWKSet(new URL(url), { cacheMaxAge: remoteMaxAgeMs });
+    this.remote = createRemoteJWKSet(new URL(url), {
+      cacheMaxAge: remoteMaxAgeMs,
+      cooldownDuration: remoteCooldownMs,
+    });
     this.forget = forget;
   }
+
+  readonly key: JWTVerifyGetKey = async (header, token) => {
+    try {
+      return await this.remote(header, token);
+    } finally {
+      this.compare();
+    }
+  };
 
   refresh(): undefined {
     const now = Date.now();
     if (now - this.checkedMs < remoteMaxAgeMs) return;
     this.checkedMs = now;
     // Callers are served meanwhile; an endpoint that is away leaves the last keys in force.
-    this.key.reload().then(
+    this.remote.reload().then(
       () => this.compare(),
       () => {},
     );
   }
 
   private compare(): void {
-    const now = JSON.stringify(this.key.jwks());
+    const now = JSON.stringify(this.remote.jwks());
     if (now !== this.seen) this.forget();
     this.seen = now;
   }

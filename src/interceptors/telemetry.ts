@@ -1,9 +1,14 @@
-import { Code, ConnectError, type Interceptor } from "@connectrpc/connect";
+import { ConnectError, type Interceptor } from "@connectrpc/connect";
 import type { Logger } from "pino";
 import { v7 as uuid } from "uuid";
 import { keys } from "../context.ts";
 import { reasonOf } from "../errors.ts";
+import { Code, CodeSchema } from "../gen/google/rpc/code_pb.ts";
 
+/** By number, which Connect's codes and gRPC's have in common. */
+const codeNames = new Map<number, string>(
+  CodeSchema.values.map(({ number, name }) => [number, name]),
+);
 const printable = /^[\x21-\x7e]{1,128}$/;
 
 /**
@@ -19,10 +24,10 @@ export const telemetry =
     const correlationId = given !== null && printable.test(given) ? given : uuid();
     const { contextValues: values } = request;
     values.set(keys.correlationId, correlationId);
-    const line = (code: string, reason?: string): void => {
+    const line = (code: number, reason?: string): void => {
       log.info({
         method: `${request.service.typeName}/${request.method.name}`,
-        code,
+        code: codeNames.get(code),
         reason,
         duration_ms: Math.round((performance.now() - start) * 1000) / 1000,
         org_id: values.get(keys.access)?.orgId,
@@ -33,12 +38,12 @@ export const telemetry =
     try {
       const response = await next(request);
       response.header.set("x-request-id", correlationId);
-      line("OK");
+      line(Code.OK);
       return response;
     } catch (error) {
       const failure = ConnectError.from(error);
       failure.metadata.set("x-request-id", correlationId);
-      line(Code[failure.code] ?? "Unknown", reasonOf(failure));
+      line(failure.code, reasonOf(failure));
       throw failure;
     }
   };

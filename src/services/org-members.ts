@@ -2,12 +2,12 @@ import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { z } from "zod";
 import { orgId, unitOfWork } from "../context.ts";
 import { etag, formatInstant, type Instant, instant, maybeInstant, sql } from "../database/sql.ts";
-import { fail } from "../errors.ts";
+import { fail, fieldInside } from "../errors.ts";
 import { OrgMemberSchema, OrgMemberState } from "../gen/roster/v1/org_member_pb.ts";
 import type { OrgService } from "../gen/roster/v1/org_service_pb.ts";
 import { View } from "../gen/roster/v1/view_pb.ts";
 import { profileColumns, profileJoin, profileShape, profileWithoutSettings } from "./profiles.ts";
-import { changesOf, pageOf, required, versionOf } from "./requests.ts";
+import { changesOf, firstId, pageOf, required, versionOf } from "./requests.ts";
 import { toUser, userColumns, userJoin, userShape } from "./users.ts";
 
 /** A membership as columns of `org_members m`. */
@@ -93,11 +93,11 @@ export const orgMembers = {
 
   async listOrgMembers(request, context) {
     const page = pageOf(context, request);
-    const [after = null] = page.after ?? [];
+    const [after = firstId] = page.after ?? [];
     // The page comes first and the users are joined to it: a join in the page may sort the rest of the org.
     const members = sql.fragment`
       select * from roster.org_members
-      where org_id = ${orgId(context)} and (${after}::uuid is null or user_id > ${after}::uuid)
+      where org_id = ${orgId(context)} and user_id > ${after}::uuid
       order by user_id limit ${page.limit}`;
     if (request.view === View.FULL) {
       const rows = await unitOfWork(context).many(sql.type(
@@ -139,7 +139,7 @@ export const orgMembers = {
       "expire_time",
     ]);
     const state = member.state === OrgMemberState.SUSPENDED ? "SUSPENDED" : "ACTIVE";
-    const row = await unitOfWork(context).maybeOne(sql.type(memberRow)`
+    const changed = unitOfWork(context).maybeOne(sql.type(memberRow)`
       update roster.org_members m set
         role = case when ${changes.role} then ${member.role || "member"} else role end,
         state = case when ${changes.state} then ${state} else m.state end,
@@ -151,6 +151,7 @@ export const orgMembers = {
         and u.id = m.user_id and u.delete_time is null
         and m.version = coalesce(${versionOf(member.etag, "member.etag")}::bigint, m.version)
       returning ${memberColumns}`);
+    const row = await changed.catch(fieldInside("member"));
     if (!row) throw await unwritten(context, userId);
     return { member: toMember(row) };
   },

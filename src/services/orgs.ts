@@ -11,6 +11,7 @@ import { memberColumns, memberShape, toMember } from "./org-members.ts";
 import {
   changesOf,
   checkLabelCount,
+  firstId,
   labelChange,
   nfc,
   orNull,
@@ -121,11 +122,11 @@ export const orgs = {
 
   async listOrgs(request, context) {
     const page = pageOf(context, request);
-    const [after = null] = page.after ?? [];
+    const [after = firstId] = page.after ?? [];
     const deleted = request.showDeleted && caller(context).platform;
     const rows = await unitOfWork(context).many(sql.type(orgRow)`
       select ${orgColumns} from roster.orgs o
-      where (o.delete_time is null or ${deleted}) and (${after}::uuid is null or o.id > ${after}::uuid)
+      where (o.delete_time is null or ${deleted}) and o.id > ${after}::uuid
       order by o.id limit ${page.limit}`);
     const { items, nextPageToken } = page.finish(rows, (row) => [row.org_id], toOrg);
     return { orgs: items, nextPageToken };
@@ -197,7 +198,7 @@ export const userOrgs = {
   async listUserOrgs(request, context) {
     const { userId } = request;
     const page = pageOf(context, request);
-    const [after = null] = page.after ?? [];
+    const [after = firstId] = page.after ?? [];
     const unit = unitOfWork(context);
     const rows = await unit.many(
       sql.type(membershipRow)`
@@ -205,7 +206,7 @@ export const userOrgs = {
         from (
           select * from roster.org_members
           where user_id = ${userId} and state = 'ACTIVE' and (expire_time is null or expire_time > now())
-            and (${after}::uuid is null or org_id > ${after}::uuid)
+            and org_id > ${after}::uuid
           order by org_id limit ${page.limit}) m
         join roster.orgs o on o.id = m.org_id
         join roster.users u on u.id = m.user_id and u.delete_time is null

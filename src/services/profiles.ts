@@ -57,14 +57,18 @@ const noUser = (userId: string) => () => fail("USER_NOT_FOUND", { user_id: userI
 type Profiles = Pick<ServiceImpl<typeof UserService>, "getProfile" | "updateProfile">;
 
 export const profiles = {
-  async getProfile({ userId }, context) {
-    const row = await unitOfWork(context).one(
-      sql.type(profileRow)`
-        select ${profileColumns} from roster.users u ${profileJoin}
-        where u.id = ${userId} and u.delete_time is null`,
+  async getProfile({ userId, orgId }, context) {
+    const unit = unitOfWork(context);
+    const row = await unit.maybeOne(sql.type(profileRow)`
+      select ${profileColumns} from roster.profiles p
+      join roster.users u on u.id = p.user_id and u.delete_time is null
+      where p.user_id = ${userId} and p.org_id is not distinct from ${orgId || null}::uuid`);
+    if (row) return { profile: toProfile(row) };
+    await unit.one(
+      sql.type(z.object({}))`select from roster.users where id = ${userId} and delete_time is null`,
       noUser(userId),
     );
-    return { profile: toProfile(row) };
+    throw fail("PROFILE_NOT_FOUND", { user_id: userId });
   },
 
   async updateProfile({ profile, updateMask }, context) {
@@ -96,12 +100,17 @@ export const profiles = {
     const current = await unit.maybeOne(sql.type(z.object({ version: etag }))`
       select p.version from roster.profiles p join roster.users u on u.id = p.user_id and u.delete_time is null
       where p.user_id = ${userId} and p.org_id is not distinct from ${orgId}::uuid`);
-    if (current && version !== null) throw fail("ETAG_STALE", { etag: current.version });
+    if (current && version !== null && current.version !== profile.etag)
+      throw fail("ETAG_STALE", { etag: current.version });
     // In an org the default profile is for its user alone to change, and row-level security kept it.
     if (current) throw fail("PERMISSION_MISSING", { permission: "users.update" });
     if (orgId === null) throw noUser(userId)();
     if (version !== null) throw fail("PROFILE_NOT_FOUND", { user_id: userId });
-    return { profile: await firstOfOrg(context, userId, profile, patch) };
+    const first = {
+      avatar: changes.avatar ? profile.avatar : "",
+      bio: changes.bio ? profile.bio : "",
+    };
+    return { profile: await firstOfOrg(context, userId, first, changes.settings ? patch : "{}") };
   },
 } satisfies Profiles;
 

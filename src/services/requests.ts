@@ -1,6 +1,7 @@
 /** What requests of all resources have in common: presence, masks, etags, labels, settings, pages. */
 import { type DescMessage, isFieldSet, type JsonObject, type Message } from "@bufbuild/protobuf";
 import type { HandlerContext } from "@connectrpc/connect";
+import { NIL } from "uuid";
 import { caller, maybeOrgId, settings } from "../context.ts";
 import { type ListRequest, Page } from "../database/page.ts";
 import { fail } from "../errors.ts";
@@ -8,6 +9,12 @@ import { fail } from "../errors.ts";
 const maximumLabels = 64;
 const maximumSettingsBytes = 64 * 1024;
 const maximumSettingsDepth = 20;
+
+/**
+ * Comes before every id. A first page begins behind it as each other begins behind its cursor: if the cursor
+ * could be missing, a generic plan would read every row before the page.
+ */
+export const firstId = NIL;
 
 /** The page that a list request asks for. */
 export const pageOf = (context: HandlerContext, request: ListRequest): Page =>
@@ -133,7 +140,8 @@ export const settingsText = (value: JsonObject | undefined, field: string): stri
     });
   }
   if (!finite(value)) throw fail("FIELD_INVALID", { field, rule: "numbers must be finite" });
-  if (text.includes("\\u0000"))
+  // A backslash that is not itself escaped: the text \\u0000 is six harmless characters.
+  if (/(?<!\\)(?:\\\\)*\\u0000/.test(text))
     throw fail("FIELD_INVALID", { field, rule: "must not contain NUL characters" });
   return text;
 };

@@ -7,7 +7,7 @@ import { TeamMemberSchema, TeamRole } from "../gen/roster/v1/team_member_pb.ts";
 import type { TeamService } from "../gen/roster/v1/team_service_pb.ts";
 import { View } from "../gen/roster/v1/view_pb.ts";
 import { profileColumns, profileJoin, profileShape, profileWithoutSettings } from "./profiles.ts";
-import { changesOf, pageOf, required, versionOf } from "./requests.ts";
+import { changesOf, firstId, pageOf, required, versionOf } from "./requests.ts";
 import { noTeam } from "./teams.ts";
 import { toUser, userColumns, userJoin, userShape } from "./users.ts";
 
@@ -79,6 +79,7 @@ type TeamMembers = Pick<
 
 export const teamMembers = {
   async addTeamMember({ teamId, userId, role }, context) {
+    // The org membership is held first: with the foreign key alone, one that ends meanwhile would not be named.
     const row = await unitOfWork(context).maybeOne(sql.type(memberRow)`
       insert into roster.team_members as m (org_id, team_id, user_id, role)
       select t.org_id, t.id, o.user_id, ${roleText(role)}
@@ -86,6 +87,7 @@ export const teamMembers = {
       join roster.org_members o on o.org_id = t.org_id and o.user_id = ${userId}
       join roster.users u on u.id = o.user_id and u.delete_time is null
       where t.org_id = ${orgId(context)} and t.id = ${teamId} and t.delete_time is null
+      for key share of o
       returning ${memberColumns}`);
     if (!row) {
       await demandTeam(context, teamId);
@@ -108,14 +110,14 @@ export const teamMembers = {
   async listTeamMembers(request, context) {
     const { teamId } = request;
     const page = pageOf(context, request);
-    const [after = null] = page.after ?? [];
+    const [after = firstId] = page.after ?? [];
     const members = sql.fragment`
       select m.* from roster.team_members m
       where m.org_id = ${orgId(context)} and m.team_id = ${teamId}
         and exists (
           select from roster.teams t
           where t.org_id = ${orgId(context)} and t.id = ${teamId} and t.delete_time is null)
-        and (${after}::uuid is null or m.user_id > ${after}::uuid)
+        and m.user_id > ${after}::uuid
       order by m.user_id limit ${page.limit}`;
     const answer = async <Row extends z.output<typeof listedRow>>(
       rows: readonly Row[],

@@ -9,6 +9,7 @@ import type { TeamService } from "../gen/roster/v1/team_service_pb.ts";
 import {
   changesOf,
   checkLabelCount,
+  firstId,
   labelChange,
   nfc,
   orNull,
@@ -107,12 +108,12 @@ export const teams = {
 
   async listTeams(request, context) {
     const page = pageOf(context, request);
-    const [after = null] = page.after ?? [];
+    const [after = firstId] = page.after ?? [];
     const rows = await unitOfWork(context).many(sql.type(teamRow)`
       select ${teamColumns} from roster.teams t
       where t.org_id = ${orgId(context)}
         and (t.delete_time is null or (${request.showDeleted} and ${showsDeleted}))
-        and (${after}::uuid is null or t.id > ${after}::uuid)
+        and t.id > ${after}::uuid
       order by t.id limit ${page.limit}`);
     const { items, nextPageToken } = page.finish(rows, (row) => [row.team_id], toTeam);
     return { teams: items, nextPageToken };

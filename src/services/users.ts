@@ -18,6 +18,7 @@ import {
 import {
   changesOf,
   checkLabelCount,
+  firstId,
   labelChange,
   nfc,
   orNull,
@@ -165,18 +166,18 @@ export const users = {
 
   async listUsers(request, context) {
     const page = pageOf(context, request);
-    const [after = null] = page.after ?? [];
+    const [after = firstId] = page.after ?? [];
     const deleted = request.showDeleted && caller(context).platform;
     // The page comes first and the users are joined to it: a join in the page would be sorted whole.
     const ids =
       maybeOrgId(context) === undefined
         ? sql.fragment`
             select id from roster.users
-            where (delete_time is null or ${deleted}) and (${after}::uuid is null or id > ${after}::uuid)
+            where (delete_time is null or ${deleted}) and id > ${after}::uuid
             order by id limit ${page.limit}`
         : sql.fragment`
             select user_id as id from roster.org_members
-            where org_id = ${orgId(context)} and (${after}::uuid is null or user_id > ${after}::uuid)
+            where org_id = ${orgId(context)} and user_id > ${after}::uuid
             order by user_id limit ${page.limit}`;
     const rows =
       request.view === View.FULL

@@ -43,7 +43,7 @@ export interface GrpcServer {
   readonly port: number;
   /** What health answers for every service. */
   setServing(serving: boolean): void;
-  /** Refuses new calls, lets running ones end for `graceMs` milliseconds, then cuts them. */
+  /** Refuses new calls, ends streams, lets running calls end for `graceMs` milliseconds, then cuts them. */
   stop(graceMs: number): Promise<void>;
 }
 
@@ -69,7 +69,7 @@ const limits: grpc.ServerOptions = {
   "grpc.max_connection_age_grace_ms": minuteMs,
 };
 
-/** Opens the port. */
+/** Opens the port. @throws Error that names the address when it cannot be had */
 export const serveGrpc = async ({
   host,
   port,
@@ -85,23 +85,19 @@ export const serveGrpc = async ({
   const health = new HealthImplementation(
     Object.fromEntries(names.map((name) => [name, "SERVING" as const])),
   );
-  health.addToServer(server);
-  if (reflection) reflectionService().addToServer(server);
+  const streams = new Streams(server);
+  health.addToServer(streams as unknown as grpc.Server);
+  if (reflection) reflectionService().addToServer(streams as unknown as grpc.Server);
 
-  const address = host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
-  const bound = await new Promise<number>((resolve, reject) =>
-    server.bindAsync(address, grpc.ServerCredentials.createInsecure(), (error, at) =>
-      error ? reject(error) : resolve(at),
-    ),
-  );
   return {
-    port: bound,
+    port: await listen(server, host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`),
     setServing: (serving) => {
       for (const name of names) health.setStatus(name, serving ? "SERVING" : "NOT_SERVING");
     },
     stop: (graceMs) =>
       new Promise((resolve) => {
         const cut = setTimeout(() => server.forceShutdown(), graceMs);
+        streams.end();
         server.tryShutdown(() => {
           clearTimeout(cut);
           resolve();
@@ -109,6 +105,55 @@ export const serveGrpc = async ({
       }),
   };
 };
+
+const listen = (server: grpc.Server, address: string): Promise<number> =>
+  new Promise((resolve, reject) => {
+    server.bindAsync(address, grpc.ServerCredentials.createInsecure(), (error, port) => {
+      // grpc-js wraps what the system says: "No address added … errors: [listen EADDRINUSE: …]".
+      const said = /errors: \[(.*)\]$/.exec(error?.message ?? "")?.[1] ?? error?.message;
+      if (error) reject(new Error(`cannot listen on ${address}: ${said}`, { cause: error }));
+      else resolve(port);
+    });
+  });
+
+type StreamHandler = (call: grpc.ServerWritableStream<unknown, unknown>) => void;
+
+/**
+ * Takes the services of packages in the server's place and remembers their open streams. A health watch
+ * never ends by itself, and every stop would wait for it until the grace is over.
+ */
+class Streams {
+  private readonly server: grpc.Server;
+  private readonly open = new Set<grpc.ServerWritableStream<unknown, unknown>>();
+
+  constructor(server: grpc.Server) {
+    this.server = server;
+  }
+
+  addService(
+    definition: grpc.ServiceDefinition,
+    implementation: grpc.UntypedServiceImplementation,
+  ): void {
+    const handlers = { ...implementation };
+    for (const [name, { responseStream }] of Object.entries(definition)) {
+      // Packages name their handlers as the RPC or in camel case.
+      const key = [name, `${name[0]?.toLowerCase()}${name.slice(1)}`].find((k) => k in handlers);
+      if (!responseStream || key === undefined) continue;
+      const handle = handlers[key] as StreamHandler;
+      handlers[key] = ((call) => {
+        this.open.add(call);
+        call.once("cancelled", () => this.open.delete(call));
+        handle(call);
+      }) satisfies StreamHandler;
+    }
+    this.server.addService(definition, handlers);
+  }
+
+  end(): void {
+    const status = { code: grpc.status.UNAVAILABLE, details: "the server is shutting down" };
+    for (const call of this.open) call.emit("error", status);
+  }
+}
 
 /** Reflection from the descriptors that buf wrote: proto-loader's own would serve files without imports. */
 const reflectionService = (): ReflectionService => {

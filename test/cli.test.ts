@@ -1,0 +1,350 @@
+import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { once } from "node:events";
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { afterAll, describe, expect, onTestFinished, test } from "vitest";
+import { signToken } from "../src/cli/development.ts";
+import { token } from "../src/cli/token.ts";
+import { UsageError } from "../src/cli/usage.ts";
+import { type Callers, callersOf } from "./harness.ts";
+
+const root = fileURLToPath(new URL("..", import.meta.url));
+const folder = mkdtempSync(join(tmpdir(), "roster-cli-"));
+// As root, PostgreSQL runs as another account, which must be able to enter.
+chmodSync(folder, 0o755);
+const dataDir = join(folder, "data");
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+/** Nothing of the environment of the tests but what every shell has. */
+const base = { PATH: process.env.PATH, HOME: process.env.HOME, ROSTER_DATA_DIR: dataDir };
+
+interface Ended {
+  readonly code: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+const launch = (args: readonly string[], env: NodeJS.ProcessEnv = {}) => {
+  const child = spawn(process.execPath, ["src/cli/main.ts", ...args], {
+    cwd: root,
+    env: { ...base, ...env },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  const said = { stdout: "", stderr: "" };
+  child.stdout.on("data", (chunk) => {
+    said.stdout += chunk;
+  });
+  child.stderr.on("data", (chunk) => {
+    said.stderr += chunk;
+  });
+  const ended = once(child, "close").then(([code]): Ended => ({ code, ...said }));
+  onTestFinished(() => void child.kill("SIGKILL"));
+  return { child, said, ended };
+};
+
+/** Runs a command to its end. */
+const roster = (args: readonly string[], env?: NodeJS.ProcessEnv): Promise<Ended> =>
+  launch(args, env).ended;
+
+/** The PostgreSQL processes that hold the database of `dataDir`, the first one alone of each. */
+const postmasters = async (): Promise<number[]> => {
+  const { stdout } = await promisify(execFile)("ps", ["-A", "-ww", "-o", "pid=,args="]);
+  return stdout
+    .split("\n")
+    .filter((line) => line.includes(` -D ${join(dataDir, "postgres", "pgdata")} `))
+    .map((line) => Number.parseInt(line, 10));
+};
+
+interface Serving {
+  readonly child: ChildProcess;
+  readonly said: { readonly stdout: string };
+  readonly ended: Promise<Ended>;
+  readonly address: string;
+  readonly orgId: string;
+  readonly ownerId: string;
+  /** The line that begins so, as it is pasted. */
+  readonly line: (start: string) => string;
+}
+
+/** Starts a development server and waits until all is on the screen. */
+const serve = async (env: NodeJS.ProcessEnv = {}): Promise<Serving> => {
+  const { child, said, ended } = launch(["serve"], {
+    ROSTER_DEV: "1",
+    GRPC_ADDR: "127.0.0.1:0",
+    ...env,
+  });
+  const gone = ended.then(({ stdout, stderr }) => {
+    throw new Error(`the server ended: ${stdout}${stderr}`);
+  });
+  gone.catch(() => undefined);
+  while (!said.stdout.includes("Ctrl-C stops")) {
+    await Promise.race([once(child.stdout as NodeJS.ReadableStream, "data"), gone]);
+  }
+  const find = (pattern: RegExp): string => pattern.exec(said.stdout)?.[1] ?? "";
+  return {
+    child,
+    said,
+    ended,
+    address: find(/listening on ([\d.:]+)/),
+    orgId: find(/Acme: +(\S+)/),
+    ownerId: find(/Ada.*: +(\S+)/),
+    line: (start) =>
+      said.stdout
+        .split("\n")
+        .map((text) => text.trim())
+        .find((text) => text.startsWith(start)) ?? "",
+  };
+};
+
+const stop = async ({ child, ended }: Serving, signal: NodeJS.Signals = "SIGTERM") => {
+  child.kill(signal);
+  return ended;
+};
+
+/** Pastes lines into a shell of this folder. */
+const paste = async (...lines: readonly string[]): Promise<string> => {
+  const env = { ...base, PATH: `${join(root, "node_modules/.bin")}:${base.PATH}` };
+  const { stdout } = await promisify(execFile)("bash", ["-euc", lines.join("\n")], {
+    cwd: root,
+    env,
+  });
+  return stdout;
+};
+
+const operator = async ({ address }: Serving): Promise<Callers> => {
+  const claims = { subject: "service:ops", scope: ["roster.platform"], ttl: "1m" };
+  return callersOf(`http://${address}`, await signToken(dataDir, claims));
+};
+
+/** The names of all users. */
+const names = async (server: Serving): Promise<string[]> =>
+  (await (await operator(server)).users.listUsers({})).users.map(({ name }) => name);
+
+// In this order: all use one data folder, as they would on a developer's machine.
+describe("a development server", () => {
+  test("migrate makes the database when there is none, says what it applied, and leaves nothing running", async () => {
+    const { code, stdout, stderr } = await roster(["migrate"]);
+    expect({ code, stdout }).toEqual({
+      code: 0,
+      stdout: expect.stringMatching(/^(applied \d{3}_[a-z_]+\.sql\n)+$/),
+    });
+    expect(stderr).toContain(dataDir);
+    expect(await postmasters()).toEqual([]);
+  });
+
+  test("serve shows where it listens and lines that work when pasted, last of all", async () => {
+    const server = await serve();
+    const { stdout } = server.said;
+    const [log = "", shown = ""] = stdout.split(/\n(?=\nRoster is up)/);
+    expect(log.split("\n").at(-1)).toContain(`listening on ${server.address}`);
+    expect(log).not.toContain("CreateUser");
+    expect(shown).not.toContain('"level"');
+    expect(shown.split("\n").filter((line) => line.length > 0).length).toBeLessThan(12);
+
+    const operators = server.line("export TOKEN=");
+    const curl = server.line("npx --no buf curl").replace("npx --no buf", "buf");
+    const members = JSON.parse(await paste(operators, curl)).members as Record<string, string>[];
+    expect(members.map(({ role }) => role).sort()).toEqual(["admin", "member", "member", "owner"]);
+    expect(members.find(({ role }) => role === "owner")?.userId).toBe(server.ownerId);
+
+    // Not installed here: the same header, body and target through buf.
+    const grpcurl = server.line("grpcurl ");
+    const [, flags, target, method] =
+      /^grpcurl -plaintext (-H ".*" -d '.*') (\S+) (\S+)$/.exec(grpcurl) ?? [];
+    expect(target).toBe(server.address);
+    expect(curl).toContain(flags);
+    const same = `buf curl --protocol grpc --http2-prior-knowledge ${flags} http://${target}/${method}`;
+    const teams = JSON.parse(await paste(operators, same)).teams as Record<string, string>[];
+    expect(teams.map(({ name }) => name).sort()).toEqual(["Design", "Engineering", "Support"]);
+
+    const ada = await paste(server.line(`ROSTER_DATA_DIR='${dataDir}' npx --no roster token`));
+    const { users } = callersOf(`http://${server.address}`, ada.trim());
+    expect(await users.getCaller({})).toMatchObject({
+      subject: server.ownerId,
+      orgId: server.orgId,
+      role: "owner",
+    });
+    expect(await stop(server)).toMatchObject({ code: 0, stderr: "" });
+    expect(await postmasters()).toEqual([]);
+  });
+
+  test("shares its database with a second server and a migration", async () => {
+    const first = await serve();
+    const [second, migration] = await Promise.all([serve(), roster(["migrate"])]);
+    expect(migration).toMatchObject({ code: 0, stdout: "up to date\n" });
+    expect(second.orgId).toBe(first.orgId);
+    expect(second.address).not.toBe(first.address);
+    const name = "Kept";
+    await (await operator(second)).users.createUser({ user: { name, email: "k@example.com" } });
+    expect(await stop(second, "SIGINT")).toMatchObject({ code: 0 });
+    expect(await names(first)).toContain(name);
+    // What follows begins with a server that was killed.
+    await stop(first, "SIGKILL");
+  });
+
+  test("takes over the PostgreSQL that a killed server left, and finds everything there", async () => {
+    const [orphan] = await postmasters();
+    expect(orphan).toBeGreaterThan(0);
+    const server = await serve();
+    expect(await postmasters()).toEqual([orphan]);
+    expect(await names(server)).toEqual([
+      "Ada Owner",
+      "Ben Admin",
+      "Cleo Member",
+      "Dan Member",
+      "Kept",
+    ]);
+    await (await operator(server)).orgs.deleteOrg({ orgId: server.orgId, force: true });
+    process.kill(orphan as number, "SIGKILL");
+    await stop(server, "SIGKILL");
+  });
+
+  test("recovers a PostgreSQL that was killed, and makes the demo again for whoever deleted it", async () => {
+    const server = await serve();
+    expect(await names(server)).toHaveLength(5);
+    const { orgs } = await operator(server);
+    const { members } = await orgs.listOrgMembers({ orgId: server.orgId });
+    expect(members).toHaveLength(4);
+    expect((await orgs.listOrgs({})).orgs.map(({ id }) => id)).toEqual([server.orgId]);
+    expect(await stop(server)).toMatchObject({ code: 0, stderr: "" });
+    expect(await postmasters()).toEqual([]);
+  });
+
+  test("stops when the signal comes during the start", async () => {
+    const { child, said, ended } = launch(["serve"], { ROSTER_DEV: "1", GRPC_ADDR: "127.0.0.1:0" });
+    await expect.poll(() => said.stdout, { timeout: 20_000 }).toContain("PostgreSQL 18 runs");
+    child.kill("SIGTERM");
+    expect(await ended).toMatchObject({ code: 0, stderr: "" });
+    expect(await postmasters()).toEqual([]);
+  });
+
+  test("exits with 1 and names port and GRPC_ADDR when the port is taken", async () => {
+    const holder = createServer().listen(0, "127.0.0.1");
+    await once(holder, "listening");
+    onTestFinished(() => void holder.close());
+    const { port } = holder.address() as { port: number };
+    const GRPC_ADDR = `127.0.0.1:${port}`;
+    const { code, stderr } = await roster(["serve"], { ROSTER_DEV: "1", GRPC_ADDR });
+    expect(code).toBe(1);
+    expect(stderr).toContain(GRPC_ADDR);
+    expect(stderr).toContain("GRPC_ADDR");
+    expect(stderr).not.toContain("    at ");
+    expect(await postmasters()).toEqual([]);
+  });
+
+  test.runIf(process.getuid?.() === 0)(
+    "exits with 1 and names the folder that PostgreSQL may not enter",
+    async () => {
+      const closed = join(folder, "closed");
+      mkdirSync(closed, { mode: 0o700 });
+      const env = { ROSTER_DEV: "1", ROSTER_DATA_DIR: join(closed, "data") };
+      const { code, stderr } = await roster(["serve"], env);
+      expect(code).toBe(1);
+      expect(stderr).toContain(closed);
+      expect(stderr).toContain("ROSTER_DATA_DIR");
+    },
+  );
+});
+
+describe("a server with a database of its own", () => {
+  const production = {
+    DATABASE_URL: "postgres://roster_app:x@localhost:1/roster",
+    DIRECTORY_DATABASE_URL: "postgres://roster_directory:x@localhost:1/roster",
+    JWKS_URL: "https://issuer.example/jwks.json",
+    JWT_ISSUER: "https://issuer.example",
+    JWT_AUDIENCE: "roster",
+    TOKEN_SECRET: "x".repeat(32),
+  };
+
+  test("exits with 1 and says which address does not answer", async () => {
+    const { code, stderr } = await roster(["serve"], { ...production, GRPC_ADDR: "127.0.0.1:0" });
+    expect(code).toBe(1);
+    expect(stderr).toContain("ECONNREFUSED");
+    expect(stderr).toContain(":1");
+  });
+
+  test("exits with 2 and all faults of the configuration", async () => {
+    const env = { POOL_SIZE: "many", GRPC_ADDR: "0.0.0.0:50051", LOG_LEVEL: "loud" };
+    const { code, stdout, stderr } = await roster(["serve"], env);
+    expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
+    const names = stderr.split("\n").map((line) => /^ {2}([A-Z_]+): /.exec(line)?.[1]);
+    expect(names.filter(Boolean).sort()).toEqual(
+      ["DATABASE_URL", "GRPC_ADDR", "JWKS_URL", "LOG_LEVEL", "POOL_SIZE", "TOKEN_SECRET"].sort(),
+    );
+  });
+
+  test("is migrated as roster_migrator or not at all", async () => {
+    const { code, stderr } = await roster(["migrate"], production);
+    expect(code).toBe(2);
+    expect(stderr).toContain("MIGRATION_DATABASE_URL");
+    // What concerns serving alone is not judged.
+    const MIGRATION_DATABASE_URL = "postgres://roster_migrator:x@127.0.0.1:1/roster";
+    const env = { MIGRATION_DATABASE_URL, GRPC_ADDR: "0.0.0.0:50051", JWKS_FILE: "/nowhere" };
+    expect(await roster(["migrate"], env)).toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining("ECONNREFUSED 127.0.0.1:1"),
+    });
+  });
+});
+
+describe("token", () => {
+  const id = "0192f0c1-2345-7890-abcd-ef0123456789";
+
+  test("prints the token and nothing else, also where no server ever ran", async () => {
+    const ROSTER_DATA_DIR = join(folder, "fresh");
+    const args = ["token", "--user", id, "--org", id, "--scope", "org.get", "--scope", "teams.get"];
+    const { code, stdout, stderr } = await roster([...args, "--ttl", "30s"], { ROSTER_DATA_DIR });
+    expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+    expect(stdout).toMatch(/^[\w-]+\.[\w-]+\.[\w-]+\n$/);
+    const claims = JSON.parse(Buffer.from(stdout.split(".")[1] ?? "", "base64url").toString());
+    expect(claims).toMatchObject({ sub: id, org: id, scope: "org.get teams.get" });
+    expect(claims.exp - claims.iat).toBe(30);
+    expect(existsSync(join(ROSTER_DATA_DIR, "postgres"))).toBe(false);
+  });
+
+  test("exits with 2 and all faults of the call", async () => {
+    const args = [
+      "--user",
+      "ada",
+      "--service",
+      "a b",
+      "--org",
+      "acme",
+      "--scope",
+      "X",
+      "--ttl",
+      "1",
+    ];
+    const { code, stdout, stderr } = await roster(["token", ...args]);
+    expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
+    for (const name of ["--user", "--service", "--org", "--scope", "--ttl"])
+      expect(stderr).toContain(`${name}: `);
+    expect(stderr).toContain("one of --user and --service");
+  });
+
+  test.each([[[]], [["--user"]], [["--nobody"]], [["ada"]]])("takes no %j", async (args) => {
+    await expect(token(args)).rejects.toThrow(UsageError);
+  });
+});
+
+describe("roster", () => {
+  test("helps with each command, and exits with 0", async () => {
+    for (const command of ["", "serve ", "migrate ", "token "]) {
+      const { code, stdout, stderr } = await roster(`${command}--help`.split(" "));
+      expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+      expect(stdout).toContain(`usage: npx --no roster ${command.trim()}`);
+    }
+  });
+
+  test("exits with 2 for a command that is not there, and for arguments that a command does not take", async () => {
+    for (const args of [["constructor"], ["migrate", "--all"]]) {
+      const { code, stdout, stderr } = await roster(args);
+      expect({ code, stdout }, args.join(" ")).toEqual({ code: 2, stdout: "" });
+      expect(stderr).toContain("usage:");
+    }
+  });
+});

@@ -1,0 +1,225 @@
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, describe, expect, test } from "vitest";
+import { ConfigError, readConfig } from "../src/config.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "roster-config-"));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+const fileOf = (name: string, text: string): string => {
+  const path = join(folder, name);
+  writeFileSync(path, text);
+  return path;
+};
+
+const production = {
+  DATABASE_URL: "postgres://roster_app:a@db/roster",
+  DIRECTORY_DATABASE_URL: "postgres://roster_directory:a@db/roster",
+  JWKS_URL: "https://issuer.example/jwks.json",
+  JWT_ISSUER: "https://issuer.example",
+  JWT_AUDIENCE: "roster",
+  TOKEN_SECRET: "x".repeat(32),
+};
+
+/** The names of the variables at fault, in order; all of them are told at once. */
+const faultsOf = (environment: Record<string, string>): string[] => {
+  try {
+    readConfig(environment);
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error;
+    expect(error.message).toBe(error.faults.join("\n"));
+    return error.faults.map((fault) => fault.split(":")[0] ?? "").sort();
+  }
+  return [];
+};
+
+describe("readConfig in development", () => {
+  test("needs nothing but ROSTER_DEV=1", () => {
+    expect(readConfig({ ROSTER_DEV: "1" })).toEqual({
+      dev: true,
+      grpc: { host: "127.0.0.1", port: 50051 },
+      database: undefined,
+      migrationUrl: undefined,
+      poolSize: 10,
+      pipeline: true,
+      identity: undefined,
+      tokenSecret: undefined,
+      purgeAfterDays: 30,
+      dataDir: ".roster",
+      logLevel: "info",
+    });
+  });
+
+  test("takes an empty variable for an absent one", () => {
+    expect(readConfig({ ROSTER_DEV: "1", GRPC_ADDR: "", DATABASE_URL: "", POOL_SIZE: "" })).toEqual(
+      readConfig({ ROSTER_DEV: "1" }),
+    );
+  });
+
+  test.each(["127.0.0.1:0", "127.8.9.10:1", "localhost:50051", "[::1]:50051"])(
+    "listens on %s",
+    (address) => {
+      expect(faultsOf({ ROSTER_DEV: "1", GRPC_ADDR: address })).toEqual([]);
+    },
+  );
+
+  test.each([
+    "0.0.0.0:50051",
+    "[::]:50051",
+    "10.0.0.1:50051",
+    "127.0.0.1.evil.example:50051",
+    "localhost.example:1",
+  ])("listens never on %s, not even with ALLOW_CLEARTEXT=1", (address) => {
+    const environment = { ROSTER_DEV: "1", GRPC_ADDR: address, ALLOW_CLEARTEXT: "1" };
+    expect(faultsOf(environment)).toEqual(["GRPC_ADDR"]);
+  });
+
+  test("takes a database and an issuer that are given, whole or not at all", () => {
+    const config = readConfig({ ...production, ROSTER_DEV: "1" });
+    expect(config).toMatchObject({ dev: true, tokenSecret: production.TOKEN_SECRET });
+    expect(config.database?.app).toBe(production.DATABASE_URL);
+    expect(config.identity?.issuer).toBe(production.JWT_ISSUER);
+    const half = { ROSTER_DEV: "1", DATABASE_URL: production.DATABASE_URL, JWKS_URL: "https://x" };
+    expect(faultsOf(half)).toEqual(["DIRECTORY_DATABASE_URL", "JWT_AUDIENCE", "JWT_ISSUER"]);
+  });
+});
+
+describe("readConfig in production", () => {
+  test("reads what is given", () => {
+    const more = {
+      GRPC_ADDR: "0.0.0.0:443",
+      ALLOW_CLEARTEXT: "1",
+      MIGRATION_DATABASE_URL: "postgresql://m@db/roster",
+      POOL_SIZE: "25",
+      DATABASE_PIPELINE: "off",
+      JWT_ORG_CLAIM: "tenant",
+      PURGE_AFTER_DAYS: "7",
+      ROSTER_DATA_DIR: "/data",
+      LOG_LEVEL: "warn",
+    };
+    expect(readConfig({ ...production, ...more })).toEqual({
+      dev: false,
+      grpc: { host: "0.0.0.0", port: 443 },
+      database: { app: production.DATABASE_URL, directory: production.DIRECTORY_DATABASE_URL },
+      migrationUrl: more.MIGRATION_DATABASE_URL,
+      poolSize: 25,
+      pipeline: false,
+      identity: {
+        jwks: { url: production.JWKS_URL },
+        issuer: production.JWT_ISSUER,
+        audience: production.JWT_AUDIENCE,
+        orgClaim: "tenant",
+      },
+      tokenSecret: production.TOKEN_SECRET,
+      purgeAfterDays: 7,
+      dataDir: "/data",
+      logLevel: "warn",
+    });
+  });
+
+  test("demands databases, keys and a secret, and says so at once", () => {
+    expect(faultsOf({})).toEqual(["DATABASE_URL", "JWKS_URL", "TOKEN_SECRET"]);
+  });
+
+  test.each(Object.keys(production))("demands %s", (name) => {
+    const { [name as keyof typeof production]: _left, ...rest } = production;
+    expect(faultsOf(rest)).toEqual([name]);
+  });
+
+  test("serves beyond loopback, and fetches keys from there, only where cleartext is allowed", () => {
+    const beyond = { ...production, GRPC_ADDR: "[::]:50051", JWKS_URL: "http://issuer.example/" };
+    expect(faultsOf(beyond)).toEqual(["GRPC_ADDR", "JWKS_URL"]);
+    expect(faultsOf({ ...beyond, ALLOW_CLEARTEXT: "1" })).toEqual([]);
+    expect(faultsOf({ ...production, JWKS_URL: "http://[::1]:8080/" })).toEqual([]);
+  });
+
+  test("takes one source of keys, a file that holds some", () => {
+    const { JWKS_URL: _url, ...rest } = production;
+    const file = fileOf("jwks.json", '{"keys":[]}');
+    expect(readConfig({ ...rest, JWKS_FILE: file }).identity?.jwks).toEqual({ file });
+    expect(faultsOf({ ...production, JWKS_FILE: file })).toEqual(["JWKS_FILE"]);
+    const others = [join(folder, "none"), folder, fileOf("no.json", "{"), fileOf("null", "null")];
+    for (const other of others)
+      expect(faultsOf({ ...rest, JWKS_FILE: other })).toEqual(["JWKS_FILE"]);
+  });
+});
+
+describe("readConfig", () => {
+  test("tells every malformed variable, and what is missing beside them, at once", () => {
+    expect(
+      faultsOf({
+        ROSTER_DEV: "yes",
+        GRPC_ADDR: "50051",
+        DATABASE_URL: "mysql://db/roster",
+        MIGRATION_DATABASE_URL: "db",
+        POOL_SIZE: "0",
+        DATABASE_PIPELINE: "maybe",
+        JWKS_URL: "ftp://issuer.example",
+        TOKEN_SECRET: "short",
+        PURGE_AFTER_DAYS: "1.5",
+        ALLOW_CLEARTEXT: "true",
+        LOG_LEVEL: "loud",
+      }),
+    ).toEqual([
+      "ALLOW_CLEARTEXT",
+      "DATABASE_PIPELINE",
+      "DATABASE_URL",
+      "DIRECTORY_DATABASE_URL",
+      "GRPC_ADDR",
+      "JWKS_URL",
+      "JWT_AUDIENCE",
+      "JWT_ISSUER",
+      "LOG_LEVEL",
+      "MIGRATION_DATABASE_URL",
+      "POOL_SIZE",
+      "PURGE_AFTER_DAYS",
+      "ROSTER_DEV",
+      "TOKEN_SECRET",
+    ]);
+  });
+
+  test.each(["127.0.0.1", "127.0.0.1:", ":50051", "127.0.0.1:65536", "a b:1", "::1:50051", "x:1x"])(
+    "refuses GRPC_ADDR %j",
+    (address) => {
+      expect(faultsOf({ ROSTER_DEV: "1", GRPC_ADDR: address })).toEqual(["GRPC_ADDR"]);
+    },
+  );
+
+  test("reads secrets from files, without the line break at their end", () => {
+    const { DATABASE_URL, DIRECTORY_DATABASE_URL, TOKEN_SECRET, ...rest } = production;
+    const config = readConfig({
+      ...rest,
+      DATABASE_URL_FILE: fileOf("app", `${DATABASE_URL}\n`),
+      DIRECTORY_DATABASE_URL_FILE: fileOf("directory", `${DIRECTORY_DATABASE_URL}\n`),
+      MIGRATION_DATABASE_URL_FILE: fileOf("migrator", "postgres://m@db/roster\n"),
+      TOKEN_SECRET_FILE: fileOf("secret", `${TOKEN_SECRET}\r\n`),
+    });
+    expect(config.database).toEqual({ app: DATABASE_URL, directory: DIRECTORY_DATABASE_URL });
+    expect(config).toMatchObject({
+      tokenSecret: TOKEN_SECRET,
+      migrationUrl: "postgres://m@db/roster",
+    });
+  });
+
+  test("tells a secret's file that is missing, and one beside the variable itself", () => {
+    const { TOKEN_SECRET: _secret, ...rest } = production;
+    const missing = { ...rest, TOKEN_SECRET_FILE: join(folder, "none") };
+    expect(faultsOf(missing)).toEqual(["TOKEN_SECRET_FILE"]);
+    const file = fileOf("another", "y".repeat(32));
+    expect(faultsOf({ ...production, TOKEN_SECRET_FILE: file })).toEqual(["TOKEN_SECRET"]);
+  });
+
+  test("never repeats a secret", () => {
+    const secret = "hunter2-hunter2";
+    const file = fileOf("bad", secret);
+    const environments = [
+      { TOKEN_SECRET: secret, DATABASE_URL: `mysql://u:${secret}@db/x` },
+      { TOKEN_SECRET_FILE: file, DATABASE_URL_FILE: file },
+    ];
+    for (const environment of environments) {
+      expect(() => readConfig(environment)).toThrow(ConfigError);
+      expect(() => readConfig(environment)).not.toThrow(secret);
+    }
+  });
+});

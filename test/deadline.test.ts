@@ -1,0 +1,167 @@
+import { randomUUID } from "node:crypto";
+import { create, toBinary } from "@bufbuild/protobuf";
+import pg from "pg";
+import { describe, expect, onTestFinished, test } from "vitest";
+import { TeamService } from "../src/gen/roster/v1/team_service_pb.ts";
+import { useHarness } from "./harness.ts";
+import { frame, loggedAs, RawClient, type RawOptions, sendBytes } from "./raw-client.ts";
+
+const harness = useHarness();
+/** A server whose time limits a test can wait for. */
+const hasty = useHarness({ deadlines: { defaultMs: 400, maximumMs: 800 } });
+
+const { createTeam, deleteTeam, updateTeam } = TeamService.method;
+
+/** Updates a team whose row another transaction holds until the test ends or `release` is called. */
+const blockedUpdate = async ({ current }: typeof harness) => {
+  const { orgId, owner } = await current.tenant();
+  const { team } = await owner.teams.createTeam({ team: { orgId, name: "Before" } });
+  const holder = new pg.Client({ connectionString: current.urls.admin });
+  await holder.connect();
+  onTestFinished(() => holder.end());
+  await holder.query("begin");
+  await holder.query("select from roster.teams where id = $1 for update", [team?.id]);
+  const raw = new RawClient(current.server.port);
+  onTestFinished(() => raw.close());
+  /** How many backends run the update now. */
+  const running = async (): Promise<number> => {
+    const { rowCount } = await current.admin.query(`
+      select from pg_stat_activity where datname = current_database()
+        and state = 'active' and wait_event_type = 'Lock' and query like '%update roster.teams%'`);
+    return rowCount ?? 0;
+  };
+  return {
+    orgId,
+    start: (options: RawOptions) =>
+      raw.start(
+        updateTeam,
+        { team: { orgId, id: team?.id ?? "", name: "After" } },
+        { token: owner.token, ...options },
+      ),
+    running,
+    /** Lets the row go, and sees that nothing came of the update and that the server is well. */
+    expectNothingWritten: async (correlationId: string) => {
+      await holder.query("rollback");
+      await expect.poll(running).toBe(0);
+      const read = await owner.teams.getTeam({ orgId, teamId: team?.id ?? "" });
+      expect(read.team).toEqual(team);
+      const { rowCount } = await current.admin.query(
+        "select from roster.audit_entries where correlation_id = $1",
+        [correlationId],
+      );
+      expect(rowCount).toBe(0);
+      await owner.teams.updateTeam({ team: { orgId, id: team?.id ?? "", name: "Later" } });
+    },
+  };
+};
+
+describe("a deadline", () => {
+  test("DEADLINE_EXCEEDED when it is shorter than the work; the SQL ends with it, nothing is written", async () => {
+    const update = await blockedUpdate(harness);
+    const correlationId = randomUUID();
+    const metadata = { "x-request-id": correlationId };
+    const call = update.start({ timeoutMs: 500, metadata });
+    await expect.poll(update.running).toBe(1);
+    const answer = await call.answer;
+    expect(answer.code).toBe("DEADLINE_EXCEEDED");
+    const endMs = performance.now();
+    await expect.poll(update.running, { interval: 20 }).toBe(0);
+    expect(performance.now() - endMs).toBeLessThan(400);
+    await update.expectNothingWritten(correlationId);
+    expect(await loggedAs(harness.current, correlationId)).toMatchObject({
+      code: "DEADLINE_EXCEEDED",
+      reason: "DEADLINE_EXCEEDED",
+    });
+  });
+
+  test("leaves a later statement of a mutation what the earlier ones did not use", async () => {
+    const { current } = harness;
+    const { orgId, owner } = await current.tenant();
+    const { team } = await owner.teams.createTeam({ team: { orgId, name: "Before" } });
+    const hold = async (text: string, id: string | undefined): Promise<pg.Client> => {
+      const holder = new pg.Client({ connectionString: current.urls.admin });
+      await holder.connect();
+      onTestFinished(() => holder.end());
+      await holder.query("begin");
+      await holder.query(text, [id]);
+      return holder;
+    };
+    const ofOrg = await hold("select from roster.orgs where id = $1 for update", orgId);
+    const ofTeam = await hold("select from roster.teams where id = $1 for update", team?.id);
+    /** The statement of ours that waits for a lock. */
+    const waiting = async (): Promise<string> => {
+      const { rows } = await current.admin.query(`
+        select query from pg_stat_activity
+        where datname = current_database() and usename = 'roster_app' and wait_event_type = 'Lock'`);
+      return rows[0]?.query ?? "";
+    };
+    const raw = new RawClient(current.server.port);
+    onTestFinished(() => raw.close());
+    const request = { orgId, teamId: team?.id ?? "" };
+    const call = raw.start(deleteTeam, request, { token: owner.token, timeoutMs: 1_000 });
+    // The org is locked first, and given free when half of the time is over.
+    await expect.poll(waiting).toContain("lock_org");
+    await new Promise((resume) => setTimeout(resume, 500));
+    await ofOrg.query("rollback");
+    await expect.poll(waiting).toContain("update roster.teams");
+    expect((await call.answer).code).toBe("DEADLINE_EXCEEDED");
+    const endMs = performance.now();
+    await expect.poll(waiting, { interval: 20 }).toBe("");
+    expect(performance.now() - endMs).toBeLessThan(300);
+    await ofTeam.query("rollback");
+    expect((await owner.teams.getTeam(request)).team).toEqual(team);
+  });
+
+  test("DEADLINE_EXCEEDED when it passes on the way; the work is not begun", async () => {
+    const { orgId, owner } = await harness.current.tenant();
+    const correlationId = randomUUID();
+    const request = create(createTeam.input, { team: { orgId, name: "Late" } });
+    const status = await sendBytes(
+      harness.current.server.port,
+      "/roster.v1.TeamService/CreateTeam",
+      frame(toBinary(createTeam.input, request)),
+      {
+        "grpc-timeout": "1n",
+        "x-request-id": correlationId,
+        authorization: `Bearer ${owner.token}`,
+      },
+    );
+    expect(status).toBe("DEADLINE_EXCEEDED");
+    expect((await owner.teams.listTeams({ orgId })).teams).toEqual([]);
+  });
+
+  test("is the server's default when the caller sends none, and its maximum when they send more", async () => {
+    const update = await blockedUpdate(hasty);
+    for (const [timeoutMs, least] of [
+      [undefined, 400],
+      [60_000, 800],
+    ] as const) {
+      const correlationId = randomUUID();
+      const metadata = { "x-request-id": correlationId };
+      const { answer } = update.start({ metadata, ...(timeoutMs ? { timeoutMs } : {}) });
+      const { code, reason, elapsedMs } = await answer;
+      expect({ code, reason }).toEqual({ code: "DEADLINE_EXCEEDED", reason: "DEADLINE_EXCEEDED" });
+      expect(elapsedMs).toBeGreaterThan(least - 5);
+      expect(elapsedMs).toBeLessThan(least + 350);
+    }
+    await update.expectNothingWritten("none");
+  });
+});
+
+describe("a caller who hangs up", () => {
+  test("CANCELLED in the log too; nothing is written, and the server is well", async () => {
+    const update = await blockedUpdate(harness);
+    const correlationId = randomUUID();
+    const call = update.start({ metadata: { "x-request-id": correlationId } });
+    await expect.poll(update.running).toBe(1);
+    call.cancel();
+    expect((await call.answer).code).toBe("CANCELLED");
+    expect(await loggedAs(harness.current, correlationId)).toMatchObject({
+      code: "CANCELLED",
+      reason: "CANCELLED",
+      method: "roster.v1.TeamService/UpdateTeam",
+      org_id: update.orgId,
+    });
+    await update.expectNothingWritten(correlationId);
+  });
+});

@@ -1,0 +1,349 @@
+import { randomUUID } from "node:crypto";
+import type { Message } from "@bufbuild/protobuf";
+import { MethodOptions_IdempotencyLevel as Idempotency } from "@bufbuild/protobuf/wkt";
+import { beforeAll, describe, expect, test } from "vitest";
+import { type Callers, callersOf, refusal, tokenFor, useHarness } from "./harness.ts";
+import {
+  heard,
+  idPaths,
+  makeWorld,
+  methods,
+  requestOf,
+  samples,
+  send,
+  told,
+  type Way,
+  type World,
+  ways,
+  withField,
+} from "./samples.ts";
+
+const harness = useHarness();
+
+const canary = "Canary7e3f";
+let home: World;
+let other: World;
+let uninvited: readonly (readonly [callers: Callers, reason: string])[];
+
+beforeAll(async () => {
+  home = await makeWorld(harness.current);
+  other = await makeWorld(harness.current, canary);
+  const { baseUrl } = harness.current;
+  const id = home.ownerId;
+  const expired = await tokenFor(id, { expires: Math.floor(Date.now() / 1000) - 90 });
+  const foreign = await tokenFor(id, { claims: { aud: "elsewhere" } });
+  uninvited = [
+    [callersOf(baseUrl, ""), "CREDENTIAL_MISSING"],
+    [callersOf(baseUrl, "garbage"), "CREDENTIAL_INVALID"],
+    [callersOf(baseUrl, `${home.owner.token.slice(0, -4)}AAAA`), "CREDENTIAL_INVALID"],
+    [callersOf(baseUrl, foreign), "CREDENTIAL_INVALID"],
+    [callersOf(baseUrl, expired), "CREDENTIAL_EXPIRED"],
+  ];
+});
+
+const services = new Map<string, Promise<Callers>>();
+
+/** A service with these permissions, pinned where an org is named. */
+const service = (scope: string, org = ""): Promise<Callers> => {
+  const key = `${scope} ${org}`;
+  const made = services.get(key) ?? harness.current.as("service:crm", { scope, org });
+  services.set(key, made);
+  return made;
+};
+
+const reads = ways.filter(({ method }) => method.idempotency === Idempotency.NO_SIDE_EFFECTS);
+const mutations = ways.filter((way) => !reads.includes(way));
+const listed = (some: readonly Way[]) => some.map((way) => [way.name, way] as const);
+const having = (field: string, some: readonly Way[] = ways) =>
+  listed(some.filter(({ method }) => method.input.fields.some(({ name }) => name === field)));
+
+/** Whoever the sample says sends it. */
+const callersFor = async ({ by, rule }: Way, world: World): Promise<Callers> => {
+  if (by === "platform") return harness.current.ops;
+  if (by === "service") return service(rule.permission);
+  return world[by];
+};
+
+/** A world that the sample may take apart. */
+const worldFor = async ({ name }: Way): Promise<World> =>
+  name === "OrgService.DeleteOrg" ? makeWorld(harness.current) : home;
+
+/** Every row of every table, as one hash for each. */
+const contents = async (...without: string[]): Promise<unknown> => {
+  const { admin } = harness.current;
+  const { rows } = await admin.query<{ t: string }>(
+    `select oid::regclass::text as t from pg_class
+      where relnamespace = 'roster'::regnamespace and relkind in ('r', 'p') and not relispartition`,
+  );
+  expect(rows.length).toBeGreaterThan(8);
+  const hashes = rows
+    .filter(({ t }) => !without.includes(t))
+    .map(
+      ({ t }) =>
+        `select '${t}' as t, count(*), md5(string_agg(r::text, '' order by r::text)) from ${t} r`,
+    );
+  return (await admin.query(hashes.join(" union all "))).rows;
+};
+
+const entriesOf = async (correlationId: string): Promise<unknown[]> => {
+  const { rows } = await harness.current.admin.query(
+    "select method, outcome from roster.audit_entries where correlation_id = $1",
+    [correlationId],
+  );
+  return rows;
+};
+
+describe("Every RPC", () => {
+  test("has a sample request", () => {
+    expect(methods.size).toBeGreaterThan(30);
+    expect([...methods.keys()].filter((name) => !(name in samples))).toEqual([]);
+  });
+
+  test.each(listed(ways))("%s answers its sample request", async (_name, way) => {
+    const world = await worldFor(way);
+    await send(await callersFor(way, world), way.method, await requestOf(way, world));
+  });
+
+  test.each(listed(ways))("UNAUTHENTICATED without a valid credential: %s", async (_name, way) => {
+    const request = await requestOf(way, home);
+    for (const [callers, reason] of uninvited) {
+      const refused = await refusal(send(callers, way.method, request));
+      expect(refused).toMatchObject({ code: "Unauthenticated", reason });
+    }
+  });
+});
+
+describe("Every id in every request", () => {
+  const fields = ways.flatMap((way) =>
+    idPaths(way.method).map((path) => [`${path} of ${way.name}`, way, path] as const),
+  );
+  const heeded = fields.filter(([, way, path]) => !way.ignored?.includes(path));
+  const orgs = heeded.filter(([, { rule }, path]) => path === rule.org);
+  const resources = heeded.filter(([, { rule }, path]) => path !== rule.org);
+
+  test("is of a kind that these tests know", () => {
+    expect(new Set(resources.map(([, , path]) => path.split(".").at(-1)))).toEqual(
+      new Set(["id", "user_id", "owner_user_id", "team_id", "parent_team_id", "audit_entry_id"]),
+    );
+  });
+
+  /** Another tenant's id and a deleted one, of the kind that the field holds. */
+  const strangers = (path: string): { foreign: string; deleted?: string } =>
+    path.includes("team") && !path.endsWith("user_id")
+      ? { foreign: other.teamId, deleted: home.deletedTeamId }
+      : path === "audit_entry_id"
+        ? { foreign: other.auditEntryId }
+        : { foreign: other.mateId, deleted: home.deletedUserId };
+
+  const alike = async (
+    way: Way,
+    callers: Callers,
+    request: Message,
+    path: string,
+    ids: string[],
+  ) => {
+    const ask = (id: string) =>
+      refusal(send(callers, way.method, withField(way.method, request, path, id)));
+    const random = randomUUID();
+    const absent = await ask(random);
+    for (const id of ids) {
+      const refused = await ask(id);
+      expect(told(refused, id)).toBe(told(absent, random));
+    }
+    return absent;
+  };
+
+  test.each(orgs)("PERMISSION_DENIED for an org not the caller's: %s", async (_name, way, path) => {
+    const request = await requestOf(way, home);
+    const ids = [other.orgId, home.deletedOrgId];
+    const { permission } = way.rule;
+    const scope = `${permission} ${permission.replace("users.", "members.")} roster.platform`;
+    const pinned = await service(scope, home.orgId);
+    for (const callers of [home.owner, home.guest, pinned]) {
+      const refused = await alike(way, callers, request, path, ids);
+      expect(refused).toMatchObject({ code: "PermissionDenied", reason: "ORG_NOT_ALLOWED" });
+    }
+  });
+
+  test.each(orgs)(
+    "NOT_FOUND to platform and services for an org that is not there: %s",
+    async (_name, way, path) => {
+      const request = await requestOf(way, home);
+      const { permission, deletedOrg } = way.rule;
+      const scope = permission.replace("users.", "members.");
+      const unpinned = await service(scope);
+      for (const callers of [harness.current.ops, unpinned]) {
+        // Platform may read a deleted org where the rule says so.
+        const shown = deletedOrg && callers !== unpinned;
+        const ids = shown ? [] : [home.deletedOrgId];
+        const refused = await alike(way, callers, request, path, ids);
+        expect(refused).toMatchObject({ code: "NotFound", reason: "ORG_NOT_FOUND" });
+      }
+    },
+  );
+
+  test.each(resources)(
+    "NOT_FOUND for what is not there, whatever it is: %s",
+    async (_name, way, path) => {
+      const { foreign, deleted } = strangers(path);
+      const everywhere = way.by === "platform" || way.by === "service";
+      // A live user may be added by whoever knows their id: the one exception.
+      const known = everywhere || way.name === "OrgService.AddOrgMember";
+      const ids = [...(known ? [] : [foreign]), ...(deleted ? [deleted] : [])];
+      const request = await requestOf(way, home);
+      const refused = await alike(way, await callersFor(way, home), request, path, ids);
+      expect(refused.code).toBe("NotFound");
+      if (everywhere) {
+        const denied = await alike(way, home.member, request, path, [foreign]);
+        expect(["PERMISSION_MISSING", "ORG_REQUIRED"]).toContain(denied.reason);
+      }
+    },
+  );
+
+  test.each(heeded)(
+    "INVALID_ARGUMENT names it when it is malformed: %s",
+    async (_name, way, path) => {
+      const request = withField(way.method, await requestOf(way, home), path, "not-an-id");
+      const refused = await refusal(send(await callersFor(way, home), way.method, request));
+      expect(refused).toMatchObject({ code: "InvalidArgument", fields: [path] });
+    },
+  );
+
+  test.each(fields.filter(([, way, path]) => way.ignored?.includes(path)))(
+    "has no effect where the RPC does not read it: %s",
+    async (_name, way, path) => {
+      const { foreign } = strangers(path);
+      const request = withField(way.method, await requestOf(way, home), path, foreign);
+      const answer = await send(await callersFor(way, home), way.method, request);
+      expect(answer).not.toContain(foreign);
+    },
+  );
+});
+
+describe("Every update, list and etag", () => {
+  test.each(having("update_mask"))(
+    "INVALID_ARGUMENT for an unknown path in the mask: %s",
+    async (_name, way) => {
+      for (const path of ["no_such_field", "etag"]) {
+        const updateMask = { paths: [path] };
+        const request = withField(
+          way.method,
+          await requestOf(way, home),
+          "update_mask",
+          updateMask,
+        );
+        expect(await refusal(send(await callersFor(way, home), way.method, request))).toMatchObject(
+          {
+            code: "InvalidArgument",
+            reason: "UPDATE_MASK_INVALID",
+            fields: ["update_mask"],
+          },
+        );
+      }
+    },
+  );
+
+  test.each(having("page_size"))("INVALID_ARGUMENT for a bad page: %s", async (_name, way) => {
+    const sample = await requestOf(way, home);
+    const callers = await callersFor(way, home);
+    for (const [path, value, reason] of [
+      ["page_size", -1, "FIELD_INVALID"],
+      ["page_token", "garbage", "PAGE_TOKEN_INVALID"],
+      ["page_token", Buffer.alloc(64).toString("base64url"), "PAGE_TOKEN_INVALID"],
+    ] as const) {
+      const request = withField(way.method, sample, path, value);
+      const refused = await refusal(send(callers, way.method, request));
+      expect(refused).toMatchObject({ code: "InvalidArgument", reason, fields: [path] });
+    }
+  });
+});
+
+describe("Every read", () => {
+  test.each(listed(reads))("writes nothing: %s", async (_name, way) => {
+    const request = await requestOf(way, home);
+    const before = await contents();
+    const callers = [await callersFor(way, home), home.owner, home.guest, home.outsider];
+    for (const caller of callers) await heard(send(caller, way.method, request));
+    expect(await contents()).toEqual(before);
+  });
+});
+
+describe("Every mutation", () => {
+  const etagPath = ({ method }: Way): string | undefined => {
+    if (/\.(Create|Add)/.test(`.${method.name}`)) return undefined;
+    const holder = method.input.fields.find(({ message }) =>
+      message?.fields.some(({ name }) => name === "etag"),
+    );
+    return holder ? `${holder.name}.etag` : "etag";
+  };
+
+  test.each(listed(mutations))(
+    "leaves one audit entry, and none when it fails: %s",
+    async (name, way) => {
+      const world = await worldFor(way);
+      const callers = await callersFor(way, world);
+      const request = await requestOf(way, world);
+      const [first, second] = [randomUUID(), randomUUID()];
+      const ask = (message: Message, id: string) =>
+        send(callers, way.method, message, { "x-request-id": id });
+      const fail = async (message: Message, code: string) => {
+        const before = await contents();
+        expect((await refusal(ask(message, second))).code).toBe(code);
+        expect(await contents()).toEqual(before);
+      };
+      const path = etagPath(way);
+      if (path) await fail(withField(way.method, request, path, '"99"'), "Aborted");
+      await ask(request, first);
+      if (!path) await fail(request, "AlreadyExists");
+      const method = `roster.v1.${name.split(" ")[0]?.replace(".", "/")}`;
+      expect(await entriesOf(first)).toEqual([{ method, outcome: "SUCCEEDED" }]);
+      expect(await entriesOf(second)).toEqual([]);
+    },
+  );
+
+  test.each(listed(mutations))("changes nothing for who may not: %s", async (_name, way) => {
+    const request = await requestOf(way, home);
+    const before = await contents("roster.audit_entries");
+    const id = randomUUID();
+    const call = send(home.outsider, way.method, request, { "x-request-id": id });
+    expect((await refusal(call)).code).toBe("PermissionDenied");
+    expect(await contents("roster.audit_entries")).toEqual(before);
+    expect(await entriesOf(id)).toMatchObject([{ outcome: "DENIED" }]);
+  });
+});
+
+describe("The other tenant", () => {
+  test.each(listed(ways))("stays unheard and unseen: %s", async (_name, way) => {
+    const { owner, admin, member, guest, outsider, orgId } = home;
+    const scope = "org.get members.get members.update teams.get teams.update audit.read users.get";
+    const pinned = await service(scope, orgId);
+    const theirs = await requestOf(way, other);
+    const requests = [theirs, await requestOf(way, home)];
+    if (way.rule.org !== "") requests.push(withField(way.method, theirs, way.rule.org, orgId));
+    const callers = [owner, admin, member, guest, outsider, pinned];
+    // An owner may delete their org, and with it the rest of these tests.
+    if (way.name === "OrgService.DeleteOrg") callers.shift();
+    const answers = callers.flatMap((caller) =>
+      requests.map((request) => heard(send(caller, way.method, request))),
+    );
+    expect((await Promise.all(answers)).join("\n")).not.toContain(canary);
+  });
+
+  test("is no empty promise: they hear of themselves, and platform hears of them", async () => {
+    const { users } = harness.current.ops;
+    const { user } = await users.getUser({ userId: other.mateId });
+    expect(user?.name).toContain(canary);
+    const list = ways.find(({ name }) => name === "TeamService.ListTeams") as Way;
+    expect(await send(other.owner, list.method, await requestOf(list, other))).toContain(canary);
+  });
+});
+
+describe("The log", () => {
+  test("names every call and no person: neither email nor name nor anything written by one", async () => {
+    const text = JSON.stringify(harness.current.logs);
+    expect(harness.current.logs.length).toBeGreaterThan(500);
+    expect(text).toContain(home.ownerId);
+    expect(text).not.toContain(canary);
+    expect(text).not.toMatch(/example\.com|Some One|World/i);
+  });
+});

@@ -1,0 +1,135 @@
+import { describe, expect, test } from "vitest";
+import { OrgMemberState } from "../src/gen/roster/v1/org_member_pb.ts";
+import { type Callers, refusal, slug, useHarness } from "./harness.ts";
+
+const harness = useHarness();
+
+interface Owned {
+  readonly orgId: string;
+  readonly ownerIds: readonly string[];
+}
+
+/** An org with so many owners and nobody else. */
+const owned = async (count: number, ids: readonly string[] = []): Promise<Owned> => {
+  const { ops } = harness.current;
+  const ownerIds = [...ids];
+  while (ownerIds.length < count) ownerIds.push(await harness.current.user());
+  const [first = "", ...others] = ownerIds;
+  const { org } = await ops.orgs.createOrg({
+    org: { name: "Org", slug: slug() },
+    ownerUserId: first,
+  });
+  const orgId = org?.id ?? "";
+  for (const userId of others) await ops.orgs.addOrgMember({ orgId, userId, role: "owner" });
+  return { orgId, ownerIds };
+};
+
+/** Every way by which an org may lose an owner. */
+const losses = {
+  demote: ({ orgs }: Callers, orgId: string, userId: string) =>
+    orgs.updateOrgMember({ member: { orgId, userId, role: "member" } }),
+  suspend: ({ orgs }: Callers, orgId: string, userId: string) =>
+    orgs.updateOrgMember({ member: { orgId, userId, state: OrgMemberState.SUSPENDED } }),
+  remove: ({ orgs }: Callers, orgId: string, userId: string) =>
+    orgs.removeOrgMember({ orgId, userId }),
+  delete: (_caller: Callers, _orgId: string, userId: string) =>
+    harness.current.ops.users.deleteUser({ userId }),
+};
+const ways = Object.keys(losses) as (keyof typeof losses)[];
+
+/** How many owners of an org count: live and active users with an active membership. */
+const activeOwners = async (orgId: string): Promise<number> => {
+  const { rows } = await harness.current.admin.query(
+    `select count(*)::int as count from roster.org_members m join roster.users u on u.id = m.user_id
+      where m.org_id = $1 and m.role = 'owner' and m.state = 'ACTIVE' and u.state = 'ACTIVE'
+        and u.delete_time is null`,
+    [orgId],
+  );
+  return rows[0].count;
+};
+
+/** Lets calls race and returns the reasons of those that were refused. */
+const race = async (calls: readonly Promise<unknown>[]): Promise<string[]> => {
+  const done = await Promise.allSettled(calls);
+  const refused = done.filter((result) => result.status === "rejected");
+  return Promise.all(
+    refused.map(async ({ reason }) => (await refusal(Promise.reject(reason))).reason),
+  );
+};
+
+/** What who lost a race may be told: they would take the last owner, or are none themselves any more. */
+const fair = ["LAST_OWNER", "PERMISSION_MISSING", "ORG_NOT_ALLOWED", "CALLER_INACTIVE"];
+/** And what may meet who changes a user that another call deletes. */
+const outcomes = [...fair, "ORG_MEMBER_NOT_FOUND", "OWNER_INACTIVE"];
+const rounds = 20;
+
+describe("Two owners at the same instant", () => {
+  const pairs = ways.flatMap((one, i) => ways.slice(i).map((other) => [one, other] as const));
+
+  test.each(pairs)("leave exactly one when they %s and %s each other", async (one, other) => {
+    for (let round = 0; round < rounds; round++) {
+      const { orgId, ownerIds } = await owned(2);
+      const [a = "", b = ""] = ownerIds;
+      const [first, second] = [await harness.current.as(a), await harness.current.as(b)];
+      const reasons = await race([losses[one](first, orgId, b), losses[other](second, orgId, a)]);
+      expect(reasons).toHaveLength(1);
+      expect(fair).toContain(reasons[0]);
+      expect(await activeOwners(orgId)).toBe(1);
+    }
+  });
+
+  test("leave exactly one when both go by themselves", async () => {
+    for (let round = 0; round < rounds; round++) {
+      const { orgId, ownerIds } = await owned(2);
+      const callers = await Promise.all(ownerIds.map((id) => harness.current.as(id)));
+      const way = round % 2 === 0 ? losses.remove : losses.demote;
+      const reasons = await race(callers.map((caller, i) => way(caller, orgId, ownerIds[i] ?? "")));
+      expect(reasons).toEqual(["LAST_OWNER"]);
+      expect(await activeOwners(orgId)).toBe(1);
+    }
+  });
+});
+
+describe("A user who is deleted while an org is made for them", () => {
+  test("either owns it and stays, or goes and there is no org", async () => {
+    const { ops } = harness.current;
+    for (let round = 0; round < rounds; round++) {
+      const userId = await harness.current.user();
+      const org = { name: "Org", slug: slug() };
+      const reasons = await race([
+        ops.orgs.createOrg({ org, ownerUserId: userId }),
+        ops.users.deleteUser({ userId }),
+      ]);
+      expect(reasons).toHaveLength(1);
+      expect(["LAST_OWNER", "USER_NOT_FOUND"]).toContain(reasons[0]);
+    }
+  });
+});
+
+describe("A crowd of owners of several orgs", () => {
+  test("never leaves an org without one, whatever they do to each other, and nobody is told to retry", async () => {
+    const { ops } = harness.current;
+    for (let round = 0; round < 5; round++) {
+      const { orgId, ownerIds } = await owned(4);
+      const orgIds = [orgId];
+      while (orgIds.length < 3) orgIds.push((await owned(4, ownerIds)).orgId);
+      const heir = await harness.current.user();
+      for (const id of orgIds) await ops.orgs.addOrgMember({ orgId: id, userId: heir });
+      const callers = await Promise.all(ownerIds.map((id) => harness.current.as(id)));
+      const reasons = await race([
+        ...orgIds.flatMap((id) =>
+          callers.map((caller, i) => {
+            const way = ways[(i + round) % 3] ?? "remove";
+            return losses[way](caller, id, ownerIds[(i + 1) % 4] ?? "");
+          }),
+        ),
+        ...orgIds.map((id) =>
+          ops.orgs.updateOrgMember({ member: { orgId: id, userId: heir, role: "owner" } }),
+        ),
+        ...[...ownerIds, heir].map((userId) => ops.users.deleteUser({ userId })),
+      ]);
+      for (const reason of reasons) expect(outcomes).toContain(reason);
+      for (const id of orgIds) expect(await activeOwners(id)).toBeGreaterThan(0);
+    }
+  });
+});

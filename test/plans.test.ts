@@ -1,0 +1,214 @@
+import pg from "pg";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { View } from "../src/gen/roster/v1/view_pb.ts";
+import { type Tenant, useHarness } from "./harness.ts";
+import { enter } from "./sessions.ts";
+
+/** A node of a plan as auto_explain writes it after the statement has run. */
+interface Node {
+  readonly "Node Type": string;
+  readonly "Relation Name"?: string;
+  readonly "Parent Relationship"?: string;
+  readonly "Actual Rows": number;
+  readonly "Actual Loops": number;
+  readonly "Rows Removed by Filter"?: number;
+  readonly Filter?: string;
+  readonly "Index Cond"?: string;
+  readonly "Join Filter"?: string;
+  readonly "One-Time Filter"?: string;
+  readonly Plans?: readonly Node[];
+}
+
+const plans: Node[] = [];
+// What PostgreSQL notes on a connection of the server.
+const { connect } = pg.Client.prototype;
+pg.Client.prototype.connect = function (this: pg.Client, ...callback: never) {
+  this.on("notice", ({ message = "" }) => {
+    if (/^duration: .* plan:/.test(message))
+      plans.push(JSON.parse(message.slice(message.indexOf("{"))).Plan);
+  });
+  return connect.apply(this, callback);
+} as typeof connect;
+afterAll(() => {
+  pg.Client.prototype.connect = connect;
+});
+
+const harness = useHarness({ poolSize: 1, pipeline: true });
+
+const explaining = {
+  session_preload_libraries: "auto_explain",
+  "auto_explain.log_min_duration": "0",
+  "auto_explain.log_analyze": "on",
+  "auto_explain.log_timing": "off",
+  "auto_explain.log_format": "json",
+  client_min_messages: "log",
+  log_min_messages: "fatal",
+};
+
+/** Fills a database without triggers: an org of 20,000 with 5,000 teams, and a thousand others. */
+const load = (orgId: string, crewId: string): string => `
+  begin;
+  set local session_replication_role = replica;
+  create temporary table people on commit drop as
+    select n, md5('user' || n)::uuid as id,
+      case when n <= 20000 then '${orgId}' else md5('org' || n % 1000)::uuid end as org_id
+    from generate_series(1, 25000) n;
+  insert into roster.users (id, email, name) select id, n || '@example.com', 'Some One' from people;
+  insert into roster.profiles (id, user_id) select md5('profile' || n)::uuid, id from people;
+  insert into roster.orgs (id, name, slug)
+    select md5('org' || n)::uuid, 'Org', 'org-' || n from generate_series(0, 999) n;
+  insert into roster.org_members (org_id, user_id) select org_id, id from people;
+  insert into roster.teams (org_id, id, name, visibility)
+    select org_id, md5('team' || n)::uuid, 'Team ' || n, case n % 50 when 0 then 'SECRET' else 'VISIBLE' end
+    from people where n <= 5000 or n > 24000;
+  insert into roster.team_members (org_id, team_id, user_id)
+    select org_id, '${crewId}', id from people where n <= 5000
+    union all
+    select org_id, md5('team' || n)::uuid, id from people where n <= 5000;
+  create temporary table log on commit drop as
+    select md5('entry' || n)::uuid as id, now() - make_interval(mins => n) as create_time, n % 20 = 0 as apart,
+      case when n % 10 > 1 then '${orgId}'::uuid when n % 10 = 1 then md5('org' || n % 1000)::uuid end as org_id
+    from generate_series(1, 20000) n;
+  insert into roster.audit_entries (id, org_id, subject, kind, method, correlation_id, create_time)
+    select id, org_id, 'service:x', 'SERVICE', 'm', 'c', create_time from log;
+  insert into roster.audit_changes (org_id, apart, entry_id, subject, method, correlation_id, resource_type,
+      resource_id, kind, changed_fields, create_time)
+    select case when apart then '${orgId}' else org_id end, apart, id, 'service:x', 'm', 'c', 'team', 'id',
+      'UPDATED', '{}', create_time
+    from log;
+  commit;
+  analyze`;
+
+let tenant: Tenant;
+let crewId: string;
+
+beforeAll(async () => {
+  const { admin } = harness.current;
+  const { rows } = await admin.query("select current_database() as name");
+  for (const role of ["roster_app", "roster_directory"])
+    for (const [name, value] of Object.entries(explaining))
+      await admin.query(`alter role ${role} in database ${rows[0].name} set ${name} = ${value}`);
+  tenant = await harness.current.tenant();
+  const { orgId, owner } = tenant;
+  const { team } = await owner.teams.createTeam({ team: { orgId, name: "Crew" } });
+  crewId = team?.id ?? "";
+  await admin.query(load(orgId, crewId));
+});
+
+const nodesOf = (plan: Node): readonly Node[] => [plan, ...(plan.Plans ?? []).flatMap(nodesOf)];
+
+/** The nodes by which a call reads tables. */
+const nodesOfCall = async (call: () => Promise<unknown>): Promise<readonly Node[]> => {
+  plans.length = 0;
+  await call();
+  const reading = plans.map(nodesOf).filter((nodes) => nodes.some((node) => node["Relation Name"]));
+  // Entering reads inside its function, whose plans are not noted.
+  expect(reading).toHaveLength(1);
+  return reading.flat();
+};
+
+/** After five uses PostgreSQL may plan a prepared statement once for all values. */
+const useTenTimes = async (call: () => Promise<unknown>): Promise<void> => {
+  for (let i = 0; i < 10; i++) await call();
+};
+
+/** Names what a hot query must not do. */
+const faultsOf = (nodes: readonly Node[], mostRows: number): string[] => {
+  const faults = nodes.flatMap((node) => {
+    const { "Node Type": type, "Relation Name": table = "" } = node;
+    const conditions = [
+      node.Filter,
+      node["Index Cond"],
+      node["Join Filter"],
+      node["One-Time Filter"],
+    ].join();
+    const read =
+      (node["Actual Rows"] + (node["Rows Removed by Filter"] ?? 0)) * node["Actual Loops"];
+    return [
+      // A month without rows has no page to read.
+      type === "Seq Scan" &&
+        read > 0 &&
+        /users|members|teams|profiles|audit/.test(table) &&
+        `${type} on ${table}`,
+      /hashed SubPlan/.test(conditions) && `hashed SubPlan on ${table}`,
+      /current_setting|roster\.(current_|is_platform|team_sight)/.test(conditions) &&
+        `not once: ${conditions}`,
+      read > mostRows && `${type} ${table} reads ${read} rows: ${conditions}`,
+    ];
+  });
+  if (!nodes.some((node) => node["Parent Relationship"] === "InitPlan")) faults.push("no InitPlan");
+  return faults.filter((fault) => typeof fault === "string");
+};
+
+type Page = { readonly nextPageToken: string };
+
+describe("in an org of 20,000, after ten uses", () => {
+  const view = View.FULL;
+  const gets: Record<string, () => Promise<unknown>> = {
+    GetUser: () => tenant.member.users.getUser({ userId: tenant.ownerId, orgId: tenant.orgId }),
+    "GetUser FULL": () =>
+      tenant.member.users.getUser({ userId: tenant.ownerId, orgId: tenant.orgId, view }),
+    "GetUser outside the org": () => tenant.member.users.getUser({ userId: tenant.memberId, view }),
+    GetOrg: () => tenant.member.orgs.getOrg({ orgId: tenant.orgId }),
+    GetOrgMember: () =>
+      tenant.member.orgs.getOrgMember({ orgId: tenant.orgId, userId: tenant.ownerId }),
+    GetTeam: () => tenant.member.teams.getTeam({ orgId: tenant.orgId, teamId: crewId }),
+    ListUserOrgs: () => tenant.member.users.listUserOrgs({ userId: tenant.memberId }),
+  };
+
+  test.each(Object.entries(gets))("%s reads a few rows by index", async (_, call) => {
+    await useTenTimes(call);
+    expect(faultsOf(await nodesOfCall(call), 5)).toEqual([]);
+  });
+
+  const lists: Record<string, (page: { pageSize: number; pageToken: string }) => Promise<Page>> = {
+    ListUsers: (page) => tenant.member.users.listUsers({ orgId: tenant.orgId, ...page }),
+    "ListUsers FULL": (page) =>
+      tenant.member.users.listUsers({ orgId: tenant.orgId, view, ...page }),
+    "ListUsers outside an org": (page) => harness.current.ops.users.listUsers({ view, ...page }),
+    "ListOrgs by an operator": (page) => harness.current.ops.orgs.listOrgs(page),
+    ListOrgMembers: (page) => tenant.member.orgs.listOrgMembers({ orgId: tenant.orgId, ...page }),
+    "ListOrgMembers FULL": (page) =>
+      tenant.member.orgs.listOrgMembers({ orgId: tenant.orgId, view, ...page }),
+    ListTeams: (page) => tenant.member.teams.listTeams({ orgId: tenant.orgId, ...page }),
+    "ListTeams by an operator": (page) =>
+      harness.current.ops.teams.listTeams({ orgId: tenant.orgId, ...page }),
+    ListTeamMembers: (page) =>
+      tenant.member.teams.listTeamMembers({ orgId: tenant.orgId, teamId: crewId, ...page }),
+    "ListTeamMembers FULL": (page) =>
+      tenant.member.teams.listTeamMembers({ orgId: tenant.orgId, teamId: crewId, view, ...page }),
+    ListAuditEntries: (page) =>
+      tenant.owner.audit.listAuditEntries({ orgId: tenant.orgId, ...page }),
+    "ListAuditEntries of all orgs": (page) => harness.current.ops.audit.listAuditEntries(page),
+  };
+
+  test.each(Object.entries(lists))("%s reads a page, the first or a later one", async (_, list) => {
+    // A page of fifty asks for one row more, and PostgreSQL may look at a few that it leaves out.
+    const most = 160;
+    const first = () => list({ pageSize: 50, pageToken: "" });
+    await useTenTimes(first);
+    expect(faultsOf(await nodesOfCall(first), most)).toEqual([]);
+    let { nextPageToken: pageToken } = await list({ pageSize: 300, pageToken: "" });
+    ({ nextPageToken: pageToken } = await list({ pageSize: 300, pageToken }));
+    expect(pageToken).not.toBe("");
+    const later = () => list({ pageSize: 50, pageToken });
+    expect(faultsOf(await nodesOfCall(later), most)).toEqual([]);
+  });
+
+  test("an e-mail is found by the index of its key", async () => {
+    const client = new pg.Client({ connectionString: harness.current.urls.app });
+    await client.connect();
+    const text = "select id from roster.users where email_key = $1 and delete_time is null";
+    const find = async () => {
+      const { orgId, memberId } = tenant;
+      await client.query("begin");
+      await client.query(enter(orgId, memberId));
+      const { rows } = await client.query({ name: "find", text, values: ["77@example.com"] });
+      await client.query("commit");
+      expect(rows).toHaveLength(1);
+    };
+    await useTenTimes(find);
+    expect(faultsOf(await nodesOfCall(find), 2)).toEqual([]);
+    await client.end();
+  });
+});

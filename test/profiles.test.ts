@@ -1,0 +1,304 @@
+import { randomUUID } from "node:crypto";
+import type { JsonObject, MessageInitShape } from "@bufbuild/protobuf";
+import { describe, expect, test } from "vitest";
+import type { ProfileSchema } from "../src/gen/roster/v1/profile_pb.ts";
+import { View } from "../src/gen/roster/v1/view_pb.ts";
+import { type Callers, refusal, useHarness } from "./harness.ts";
+
+const harness = useHarness();
+
+/** UpdateProfile; a mask makes the difference between absent and cleared. */
+const update = async (
+  { users }: Callers,
+  profile: MessageInitShape<typeof ProfileSchema>,
+  ...paths: string[]
+) => {
+  const mask = paths.length > 0 ? { updateMask: { paths } } : {};
+  return (await users.updateProfile({ profile, ...mask })).profile;
+};
+
+/** Settings that nest as many levels, the outermost object included. */
+const nested = (levels: number): JsonObject => (levels === 1 ? {} : { a: nested(levels - 1) });
+
+describe("UserService.GetProfile", () => {
+  test("gives the default profile without an org, and the org's own one with it", async () => {
+    const { orgId, memberId, member, admin } = await harness.current.tenant();
+    await update(member, { userId: memberId, bio: "everywhere" });
+    await update(member, { userId: memberId, orgId, bio: "here" });
+    const everywhere = await member.users.getProfile({ userId: memberId });
+    expect(everywhere.profile).toMatchObject({ userId: memberId, orgId: "", bio: "everywhere" });
+    const here = await admin.users.getProfile({ userId: memberId, orgId });
+    expect(here.profile).toMatchObject({ userId: memberId, orgId, bio: "here" });
+    // The credential or the header selects where the call is judged, not which profile is meant.
+    const pinned = await harness.current.as(memberId, { org: orgId });
+    expect((await pinned.users.getProfile({ userId: memberId })).profile?.bio).toBe("everywhere");
+  });
+
+  test("NOT_FOUND when the member has no profile in the org", async () => {
+    const { orgId, memberId, admin } = await harness.current.tenant();
+    const refused = await refusal(admin.users.getProfile({ orgId, userId: memberId }));
+    expect(refused).toMatchObject({ code: "NotFound", reason: "PROFILE_NOT_FOUND" });
+  });
+
+  test("NOT_FOUND for who is not in the org, like for a user who never was", async () => {
+    const { orgId, outsiderId, owner } = await harness.current.tenant();
+    const random = randomUUID();
+    const foreign = await refusal(owner.users.getProfile({ orgId, userId: outsiderId }));
+    const absent = await refusal(owner.users.getProfile({ orgId, userId: random }));
+    expect(foreign).toMatchObject({ code: "NotFound", reason: "USER_NOT_FOUND" });
+    expect(absent.message).toBe(foreign.message.replace(outsiderId, random));
+  });
+
+  test("PERMISSION_DENIED for others outside an org, and for guests about others", async () => {
+    const { orgId, ownerId, guestId, guest, member } = await harness.current.tenant();
+    for (const call of [
+      () => member.users.getProfile({ userId: ownerId }),
+      () => guest.users.getProfile({ orgId, userId: ownerId }),
+    ]) {
+      expect(await refusal(call())).toMatchObject({
+        code: "PermissionDenied",
+        reason: "PERMISSION_MISSING",
+      });
+    }
+    expect((await guest.users.getProfile({ userId: guestId })).profile?.userId).toBe(guestId);
+  });
+
+  test("shows one org nothing of the profile in another", async () => {
+    const one = await harness.current.tenant();
+    const other = await harness.current.tenant();
+    const userId = one.memberId;
+    await other.owner.orgs.addOrgMember({ orgId: other.orgId, userId });
+    await update(one.member, { userId, orgId: one.orgId, bio: "for the first org" });
+    const call = other.owner.users.getProfile({ orgId: other.orgId, userId });
+    expect(await refusal(call)).toMatchObject({ reason: "PROFILE_NOT_FOUND" });
+    const full = { orgId: other.orgId, userId, view: View.FULL };
+    expect((await other.owner.users.getUser(full)).user?.profile).toMatchObject({
+      orgId: "",
+      bio: "",
+    });
+  });
+});
+
+describe("UserService.UpdateProfile", () => {
+  test("changes the populated fields without a mask and counts the version", async () => {
+    const userId = await harness.current.user();
+    const self = await harness.current.as(userId);
+    const avatar = "https://example.com/a.png";
+    await update(self, { userId, avatar });
+    const changed = await update(self, { userId, bio: "line\n\tline" });
+    expect(changed).toMatchObject({ userId, orgId: "", avatar, bio: "line\n\tline", etag: '"3"' });
+    expect((await self.users.getProfile({ userId })).profile).toEqual(changed);
+  });
+
+  test("changes just the masked fields, and clears those that are not set", async () => {
+    const userId = await harness.current.user();
+    const { ops } = harness.current;
+    const avatar = "https://example.com/a.png";
+    await update(ops, { userId, avatar, bio: "b", settings: { a: 1 } });
+    const masked = await update(ops, { userId, avatar: `${avatar}?2`, settings: { a: 2 } }, "bio");
+    expect(masked).toMatchObject({ avatar, bio: "", settings: { a: 1 } });
+    expect(await update(ops, { userId }, "settings")).toMatchObject({ avatar, settings: {} });
+    await update(ops, { userId, settings: { a: 1 } });
+    const everything = await update(ops, { userId, bio: "all" }, "*");
+    expect(everything).toMatchObject({ avatar: "", bio: "all", settings: {} });
+  });
+
+  test("merges settings as RFC 7396 has it", async () => {
+    const userId = await harness.current.user();
+    const { ops } = harness.current;
+    const before = {
+      title: "Goodbye!",
+      author: { given: "John", family: "Doe" },
+      tags: ["a", "b"],
+      n: 1,
+    };
+    const patch = {
+      title: "Hello!",
+      author: { family: null },
+      tags: ["a"],
+      phone: { home: "+01", none: null },
+      n: { deep: { null: null } },
+    };
+    const after = {
+      title: "Hello!",
+      author: { given: "John" },
+      tags: ["a"],
+      phone: { home: "+01" },
+      n: { deep: {} },
+    };
+    await update(ops, { userId, settings: before });
+    expect((await update(ops, { userId, settings: patch }))?.settings).toEqual(after);
+    expect((await update(ops, { userId, settings: {} }, "settings"))?.settings).toEqual(after);
+    const gone = await update(
+      ops,
+      { userId, settings: { title: null, author: null, absent: null } },
+      "settings",
+    );
+    expect(gone?.settings).toEqual({ tags: ["a"], phone: { home: "+01" }, n: { deep: {} } });
+  });
+
+  test("INVALID_ARGUMENT for settings beyond 64 KiB, sent or merged, or beyond 20 levels", async () => {
+    const userId = await harness.current.user();
+    const { ops } = harness.current;
+    const kib = (count: number): string => "x".repeat(count * 1024);
+    expect(await update(ops, { userId, settings: { a: kib(40), deep: nested(19) } })).toBeDefined();
+    const settings = (await ops.users.getProfile({ userId })).profile?.settings;
+    for (const patch of [{ b: kib(65) }, { b: kib(30) }, { deep: nested(20) }, nested(21)]) {
+      const refused = await refusal(update(ops, { userId, settings: patch }));
+      expect(refused).toMatchObject({ code: "InvalidArgument", reason: "VALUE_TOO_LARGE" });
+      expect(refused.fields).toEqual(["profile.settings"]);
+    }
+    expect((await ops.users.getProfile({ userId })).profile?.settings).toEqual(settings);
+    expect((await update(ops, { userId, settings: { a: null, b: kib(60) } }))?.settings?.b).toBe(
+      kib(60),
+    );
+    const email = `${randomUUID()}@example.com`;
+    const created = ops.users.createUser({
+      user: { email, name: "A" },
+      profile: { settings: nested(21) },
+    });
+    expect(await refusal(created)).toMatchObject({
+      reason: "VALUE_TOO_LARGE",
+      fields: ["profile.settings"],
+    });
+  });
+
+  test("INVALID_ARGUMENT names the field, or the mask path, that breaks a rule", async () => {
+    const userId = await harness.current.user();
+    const { ops } = harness.current;
+    for (const [field, profile] of [
+      ["profile.avatar", { avatar: "ftp://example.com" }],
+      ["profile.avatar", { avatar: "https://" }],
+      ["profile.avatar", { avatar: `https://example.com/${"a".repeat(2048)}` }],
+      ["profile.bio", { bio: "b".repeat(2001) }],
+      ["profile.bio", { bio: "bell\u0007" }],
+      ["profile.settings", { settings: { a: "nul\u0000" } }],
+      ["profile.org_id", { orgId: "not-a-uuid" }],
+    ] as const) {
+      const refused = await refusal(update(ops, { userId, ...profile }));
+      expect(refused, field).toMatchObject({ code: "InvalidArgument", reason: "FIELD_INVALID" });
+      expect(refused.fields).toEqual([field]);
+    }
+    for (const path of ["id", "user_id", "org_id", "etag", "settings.a", "nope"]) {
+      const refused = await refusal(update(ops, { userId, bio: "b" }, "bio", path));
+      expect(refused).toMatchObject({ code: "InvalidArgument", reason: "UPDATE_MASK_INVALID" });
+      expect(refused.metadata.path).toBe(path);
+    }
+    expect(await refusal(update(ops, { bio: "b" }))).toMatchObject({ fields: ["profile.user_id"] });
+  });
+
+  test("ABORTED with the current etag when the one sent is stale; malformed ones are INVALID_ARGUMENT", async () => {
+    const { orgId, memberId: userId, admin } = await harness.current.tenant();
+    for (const [caller, place] of [
+      [harness.current.ops, { userId }],
+      [admin, { userId, orgId }],
+    ] as const) {
+      const first = await update(caller, { ...place, bio: "one" });
+      const { etag } = first ?? expect.fail();
+      const second = await update(caller, { ...place, bio: "two", etag });
+      expect(await refusal(update(caller, { ...place, bio: "three", etag }))).toMatchObject({
+        code: "Aborted",
+        reason: "ETAG_STALE",
+        metadata: { etag: second?.etag },
+      });
+      const malformed = await refusal(update(caller, { ...place, etag: "1" }));
+      expect(malformed).toMatchObject({ reason: "ETAG_MALFORMED", fields: ["profile.etag"] });
+    }
+  });
+
+  test("NOT_FOUND for a user who never was", async () => {
+    const refused = await refusal(update(harness.current.ops, { userId: randomUUID(), bio: "b" }));
+    expect(refused).toMatchObject({ code: "NotFound", reason: "USER_NOT_FOUND" });
+  });
+
+  test("PERMISSION_DENIED for others outside an org", async () => {
+    const { ownerId, member } = await harness.current.tenant();
+    expect(await refusal(update(member, { userId: ownerId, bio: "b" }))).toMatchObject({
+      code: "PermissionDenied",
+      reason: "PERMISSION_MISSING",
+    });
+    const service = await harness.current.as("service:crm", { scope: "users.update" });
+    expect((await update(service, { userId: ownerId, bio: "b" }))?.bio).toBe("b");
+  });
+});
+
+describe("UserService.UpdateProfile for an org", () => {
+  test("makes the profile with its first update, of the masked fields alone", async () => {
+    const { orgId, guestId: userId, guest } = await harness.current.tenant();
+    const avatar = "https://example.com/a.png";
+    const fresh = { userId, orgId, avatar, bio: "b", settings: { a: { b: null, c: 1 } } };
+    const made = await update(guest, fresh, "bio", "settings");
+    expect(made).toMatchObject({ userId, orgId, avatar: "", bio: "b", etag: '"1"' });
+    expect(made?.settings).toEqual({ a: { c: 1 } });
+    const second = await update(guest, { userId, orgId, settings: { a: { d: 2 } } });
+    expect(second).toMatchObject({ id: made?.id, bio: "b", settings: { a: { c: 1, d: 2 } } });
+    expect((await guest.users.getProfile({ userId })).profile).toMatchObject({
+      bio: "",
+      settings: {},
+    });
+  });
+
+  test("NOT_FOUND when an etag was sent and there is no profile yet", async () => {
+    const { orgId, memberId, member } = await harness.current.tenant();
+    const call = update(member, { userId: memberId, orgId, bio: "b", etag: '"1"' });
+    expect(await refusal(call)).toMatchObject({ code: "NotFound", reason: "PROFILE_NOT_FOUND" });
+  });
+
+  test("NOT_FOUND for who is not in the org, like for a user who never was", async () => {
+    const { orgId, outsiderId, admin } = await harness.current.tenant();
+    const random = randomUUID();
+    const foreign = await refusal(update(admin, { userId: outsiderId, orgId, bio: "b" }));
+    const absent = await refusal(update(admin, { userId: random, orgId, bio: "b" }));
+    expect(foreign).toMatchObject({ code: "NotFound", reason: "USER_NOT_FOUND" });
+    expect(absent.message).toBe(foreign.message.replace(outsiderId, random));
+  });
+
+  test("is for members.update and for the members themselves, PERMISSION_DENIED to others", async () => {
+    const { orgId, memberId, guestId, admin, member, guest, outsider } =
+      await harness.current.tenant();
+    expect((await update(admin, { userId: memberId, orgId, bio: "a" }))?.bio).toBe("a");
+    expect((await update(guest, { userId: guestId, orgId, bio: "g" }))?.bio).toBe("g");
+    const denied = { code: "PermissionDenied", reason: "PERMISSION_MISSING" };
+    expect(await refusal(update(member, { userId: guestId, orgId, bio: "x" }))).toMatchObject(
+      denied,
+    );
+    expect(await refusal(update(outsider, { userId: guestId, orgId, bio: "x" }))).toMatchObject({
+      code: "PermissionDenied",
+      reason: "ORG_NOT_ALLOWED",
+    });
+  });
+
+  test("PERMISSION_DENIED when others change a default profile inside an org, right etag or none", async () => {
+    const { orgId, memberId, adminId, ownerId } = await harness.current.tenant();
+    const platform = await harness.current.as("service:ops", {
+      scope: "roster.platform",
+      org: orgId,
+    });
+    const before = await harness.current.ops.users.getProfile({ userId: memberId });
+    for (const caller of [
+      await harness.current.as(adminId, { org: orgId }),
+      await harness.current.as(ownerId, {}, { "roster-org-id": orgId }),
+      platform,
+    ]) {
+      for (const etag of ["", before.profile?.etag ?? ""]) {
+        expect(await refusal(update(caller, { userId: memberId, bio: "x", etag }))).toMatchObject({
+          code: "PermissionDenied",
+          reason: "PERMISSION_MISSING",
+        });
+      }
+    }
+    expect(await harness.current.ops.users.getProfile({ userId: memberId })).toEqual(before);
+    const self = await harness.current.as(memberId, { org: orgId });
+    expect((await update(self, { userId: memberId, bio: "mine" }))?.orgId).toBe("");
+  });
+
+  test("ends with the membership and does not come back with a new one", async () => {
+    const { orgId, memberId: userId, member, owner } = await harness.current.tenant();
+    await update(member, { userId, orgId, bio: "b" });
+    await owner.orgs.removeOrgMember({ orgId, userId });
+    await owner.orgs.addOrgMember({ orgId, userId });
+    const refused = await refusal(owner.users.getProfile({ orgId, userId }));
+    expect(refused).toMatchObject({ reason: "PROFILE_NOT_FOUND" });
+    expect((await member.users.getProfile({ userId })).profile?.orgId).toBe("");
+  });
+});
