@@ -46,8 +46,9 @@ create table roster.profiles (
   avatar text not null default '',
   bio text not null default '',
   settings jsonb not null default '{}'
+    -- The service allows 64 KiB of compact JSON, which jsonb shows with a space after each comma and colon.
     constraint profiles_settings_check
-    check (jsonb_typeof(settings) = 'object' and octet_length(settings::text) <= 65536),
+    check (jsonb_typeof(settings) = 'object' and octet_length(settings::text) <= 131072),
   version bigint not null default 1,
   create_time timestamptz not null default now(),
   update_time timestamptz not null default now(),

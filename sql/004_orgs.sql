@@ -213,9 +213,10 @@ begin
         raise exception 'OWNER_INACTIVE' using errcode = 'RS001',
           detail = jsonb_build_object('user_id', new.user_id)::text;
       end if;
-    -- Inside an organisation a suspended user is like an absent one, or adding would tell who is suspended.
+    -- Inside an organisation a suspended user is like an absent one, or adding would tell who is
+    -- suspended. The platform, which makes an organisation with its owner, may know.
     elsif user_state = 'SUSPENDED' and roster.is_platform() then
-      raise exception 'USER_SUSPENDED' using errcode = 'RS001',
+      raise exception 'OWNER_INACTIVE' using errcode = 'RS001',
         detail = jsonb_build_object('user_id', new.user_id)::text;
     elsif user_state is distinct from 'ACTIVE' then
       raise exception 'USER_NOT_FOUND' using errcode = 'RS001',

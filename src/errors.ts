@@ -101,7 +101,6 @@ const rules: Readonly<Record<Reason, Rule>> = {
   ORG_SUSPENDED: unmet(() => "the org is suspended"),
   TEAM_TOO_DEEP: unmet((m) => `teams nest at most ${m.depth} deep`),
   OWNER_INACTIVE: unmet(() => "an owner must be an active user with an active membership"),
-  USER_SUSPENDED: unmet(() => "the user is suspended and can join no org"),
   DATABASE_UNAVAILABLE: { code: Code.Unavailable, message: () => "the database cannot be reached" },
   OVERLOADED: { code: Code.Unavailable, message: () => "too much to do at the moment; try again" },
   DEADLINE_EXCEEDED: { code: Code.DeadlineExceeded, message: () => "the deadline passed" },

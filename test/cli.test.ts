@@ -1,54 +1,13 @@
-import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { type ChildProcess, execFile } from "node:child_process";
 import { once } from "node:events";
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { mkdirSync } from "node:fs";
 import { createServer } from "node:net";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
-import { afterAll, describe, expect, onTestFinished, test } from "vitest";
+import { afterAll, describe, expect, onTestFinished, test, vi } from "vitest";
 import { signToken } from "../src/cli/development.ts";
-import { token } from "../src/cli/token.ts";
-import { UsageError } from "../src/cli/usage.ts";
+import { base, dataDir, type Ended, folder, launch, root, roster } from "./command.ts";
 import { type Callers, callersOf } from "./harness.ts";
-
-const root = fileURLToPath(new URL("..", import.meta.url));
-const folder = mkdtempSync(join(tmpdir(), "roster-cli-"));
-// As root, PostgreSQL runs as another account, which must be able to enter.
-chmodSync(folder, 0o755);
-const dataDir = join(folder, "data");
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
-
-/** Nothing of the environment of the tests but what every shell has. */
-const base = { PATH: process.env.PATH, HOME: process.env.HOME, ROSTER_DATA_DIR: dataDir };
-
-interface Ended {
-  readonly code: number | null;
-  readonly stdout: string;
-  readonly stderr: string;
-}
-
-const launch = (args: readonly string[], env: NodeJS.ProcessEnv = {}) => {
-  const child = spawn(process.execPath, ["src/cli/main.ts", ...args], {
-    cwd: root,
-    env: { ...base, ...env },
-    stdio: ["ignore", "pipe", "pipe"],
-  });
-  const said = { stdout: "", stderr: "" };
-  child.stdout.on("data", (chunk) => {
-    said.stdout += chunk;
-  });
-  child.stderr.on("data", (chunk) => {
-    said.stderr += chunk;
-  });
-  const ended = once(child, "close").then(([code]): Ended => ({ code, ...said }));
-  onTestFinished(() => void child.kill("SIGKILL"));
-  return { child, said, ended };
-};
-
-/** Runs a command to its end. */
-const roster = (args: readonly string[], env?: NodeJS.ProcessEnv): Promise<Ended> =>
-  launch(args, env).ended;
 
 /** The PostgreSQL processes that hold the database of `dataDir`, the first one alone of each. */
 const postmasters = async (): Promise<number[]> => {
@@ -58,6 +17,14 @@ const postmasters = async (): Promise<number[]> => {
     .filter((line) => line.includes(` -D ${join(dataDir, "postgres", "pgdata")} `))
     .map((line) => Number.parseInt(line, 10));
 };
+
+afterAll(async () => {
+  // Left by a test that failed.
+  for (const pid of await postmasters()) process.kill(pid, "SIGKILL");
+});
+
+// Each starts several processes, which takes its time on a busy machine.
+vi.setConfig({ testTimeout: 90_000 });
 
 interface Serving {
   readonly child: ChildProcess;
@@ -248,103 +215,4 @@ describe("a development server", () => {
       expect(stderr).toContain("ROSTER_DATA_DIR");
     },
   );
-});
-
-describe("a server with a database of its own", () => {
-  const production = {
-    DATABASE_URL: "postgres://roster_app:x@localhost:1/roster",
-    DIRECTORY_DATABASE_URL: "postgres://roster_directory:x@localhost:1/roster",
-    JWKS_URL: "https://issuer.example/jwks.json",
-    JWT_ISSUER: "https://issuer.example",
-    JWT_AUDIENCE: "roster",
-    TOKEN_SECRET: "x".repeat(32),
-  };
-
-  test("exits with 1 and says which address does not answer", async () => {
-    const { code, stderr } = await roster(["serve"], { ...production, GRPC_ADDR: "127.0.0.1:0" });
-    expect(code).toBe(1);
-    expect(stderr).toContain("ECONNREFUSED");
-    expect(stderr).toContain(":1");
-  });
-
-  test("exits with 2 and all faults of the configuration", async () => {
-    const env = { POOL_SIZE: "many", GRPC_ADDR: "0.0.0.0:50051", LOG_LEVEL: "loud" };
-    const { code, stdout, stderr } = await roster(["serve"], env);
-    expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
-    const names = stderr.split("\n").map((line) => /^ {2}([A-Z_]+): /.exec(line)?.[1]);
-    expect(names.filter(Boolean).sort()).toEqual(
-      ["DATABASE_URL", "GRPC_ADDR", "JWKS_URL", "LOG_LEVEL", "POOL_SIZE", "TOKEN_SECRET"].sort(),
-    );
-  });
-
-  test("is migrated as roster_migrator or not at all", async () => {
-    const { code, stderr } = await roster(["migrate"], production);
-    expect(code).toBe(2);
-    expect(stderr).toContain("MIGRATION_DATABASE_URL");
-    // What concerns serving alone is not judged.
-    const MIGRATION_DATABASE_URL = "postgres://roster_migrator:x@127.0.0.1:1/roster";
-    const env = { MIGRATION_DATABASE_URL, GRPC_ADDR: "0.0.0.0:50051", JWKS_FILE: "/nowhere" };
-    expect(await roster(["migrate"], env)).toMatchObject({
-      code: 1,
-      stderr: expect.stringContaining("ECONNREFUSED 127.0.0.1:1"),
-    });
-  });
-});
-
-describe("token", () => {
-  const id = "0192f0c1-2345-7890-abcd-ef0123456789";
-
-  test("prints the token and nothing else, also where no server ever ran", async () => {
-    const ROSTER_DATA_DIR = join(folder, "fresh");
-    const args = ["token", "--user", id, "--org", id, "--scope", "org.get", "--scope", "teams.get"];
-    const { code, stdout, stderr } = await roster([...args, "--ttl", "30s"], { ROSTER_DATA_DIR });
-    expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
-    expect(stdout).toMatch(/^[\w-]+\.[\w-]+\.[\w-]+\n$/);
-    const claims = JSON.parse(Buffer.from(stdout.split(".")[1] ?? "", "base64url").toString());
-    expect(claims).toMatchObject({ sub: id, org: id, scope: "org.get teams.get" });
-    expect(claims.exp - claims.iat).toBe(30);
-    expect(existsSync(join(ROSTER_DATA_DIR, "postgres"))).toBe(false);
-  });
-
-  test("exits with 2 and all faults of the call", async () => {
-    const args = [
-      "--user",
-      "ada",
-      "--service",
-      "a b",
-      "--org",
-      "acme",
-      "--scope",
-      "X",
-      "--ttl",
-      "1",
-    ];
-    const { code, stdout, stderr } = await roster(["token", ...args]);
-    expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
-    for (const name of ["--user", "--service", "--org", "--scope", "--ttl"])
-      expect(stderr).toContain(`${name}: `);
-    expect(stderr).toContain("one of --user and --service");
-  });
-
-  test.each([[[]], [["--user"]], [["--nobody"]], [["ada"]]])("takes no %j", async (args) => {
-    await expect(token(args)).rejects.toThrow(UsageError);
-  });
-});
-
-describe("roster", () => {
-  test("helps with each command, and exits with 0", async () => {
-    for (const command of ["", "serve ", "migrate ", "token "]) {
-      const { code, stdout, stderr } = await roster(`${command}--help`.split(" "));
-      expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
-      expect(stdout).toContain(`usage: npx --no roster ${command.trim()}`);
-    }
-  });
-
-  test("exits with 2 for a command that is not there, and for arguments that a command does not take", async () => {
-    for (const args of [["constructor"], ["migrate", "--all"]]) {
-      const { code, stdout, stderr } = await roster(args);
-      expect({ code, stdout }, args.join(" ")).toEqual({ code: 2, stdout: "" });
-      expect(stderr).toContain("usage:");
-    }
-  });
 });

@@ -12,12 +12,13 @@ const denied = { code: "PermissionDenied", reason: "PERMISSION_MISSING" };
 const notFound = { code: "NotFound", reason: "TEAM_NOT_FOUND" };
 const { MEMBER, MAINTAINER } = TeamRole;
 
-/** An org with the team Crew, the secret team Moles below it, and Fans beside it. */
+/** An org with the team Crew, Den below it, the secret team Moles below that, and Fans beside them. */
 const world = async () => {
   const tenant = await tenantWithTeam(harness.current);
   const { orgId, owner, team: crew } = tenant;
+  const den = await makeTeam(owner, { orgId, name: "Den", parentTeamId: crew.id });
   const visibility = TeamVisibility.SECRET;
-  const moles = await makeTeam(owner, { orgId, name: "Moles", parentTeamId: crew.id, visibility });
+  const moles = await makeTeam(owner, { orgId, name: "Moles", parentTeamId: den.id, visibility });
   const fans = await makeTeam(owner, { orgId, name: "Fans" });
   /** A new member of the org with a role in a team. */
   const joined = async (teamId: string, role: TeamRole, orgRole = "member") => {
@@ -57,7 +58,7 @@ describe("A secret team", () => {
         expect(hidden, `call ${index}`).toMatchObject(index < 4 ? notFound : denied);
         expect(told(hidden, moles.id)).toBe(told(await refusal(call(random)), random));
       }
-      expect(await namesSeen({ ...member, teams }, orgId)).toEqual(["Crew", "Fans"]);
+      expect(await namesSeen({ ...member, teams }, orgId)).toEqual(["Crew", "Den", "Fans"]);
     }
     expect(crew.visibility).toBe(TeamVisibility.VISIBLE);
   });
@@ -77,7 +78,7 @@ describe("A secret team", () => {
     for (const caller of callers) {
       const { teams } = caller;
       expect((await teams.getTeam({ orgId, teamId: moles.id })).team?.name).toBe("Moles");
-      expect(await namesSeen(caller, orgId)).toEqual(["Crew", "Moles", "Fans"]);
+      expect(await namesSeen(caller, orgId)).toEqual(["Crew", "Den", "Moles", "Fans"]);
       const { members } = await teams.listTeamMembers({ orgId, teamId: moles.id });
       expect(members.map(({ userId }) => userId)).toEqual([insider.userId]);
       const ask = { orgId, teamId: moles.id, userId: insider.userId };
@@ -94,7 +95,7 @@ describe("A secret team", () => {
     );
     const hide = { orgId, id: fans.id, visibility: TeamVisibility.SECRET };
     await owner.teams.updateTeam({ team: hide });
-    expect(await namesSeen(member, orgId)).toEqual(["Crew"]);
+    expect(await namesSeen(member, orgId)).toEqual(["Crew", "Den"]);
   });
 });
 
@@ -103,7 +104,7 @@ describe("A guest", () => {
     const { orgId, crew, moles, fans, guest, joined } = await world();
     expect(await namesSeen(guest, orgId)).toEqual([]);
     const { teams, ...rest } = await joined(crew.id, MEMBER, "guest");
-    expect(await namesSeen({ teams, ...rest }, orgId)).toEqual(["Crew", "Moles"]);
+    expect(await namesSeen({ teams, ...rest }, orgId)).toEqual(["Crew", "Den", "Moles"]);
     for (const teamId of [crew.id, moles.id]) {
       expect((await teams.getTeam({ orgId, teamId })).team?.id).toBe(teamId);
       await teams.listTeamMembers({ orgId, teamId });

@@ -187,13 +187,14 @@ describe("TeamService.ListTeams", () => {
     await harness.current.ops.orgs.addOrgMember({ orgId: other.orgId, userId: ownerId });
     await makeTeam(owner, { orgId, name: "Second" });
     const { nextPageToken: pageToken } = await owner.teams.listTeams({ orgId, pageSize: 1 });
+    const forged = `${pageToken.startsWith("A") ? "B" : "A"}${pageToken.slice(1)}`;
     expect((await owner.teams.listTeams({ orgId, pageSize: 9, pageToken })).teams).toHaveLength(1);
     for (const call of [
       () => member.teams.listTeams({ orgId, pageToken }),
       () => owner.teams.listTeams({ orgId: other.orgId, pageToken }),
       () => owner.teams.listTeams({ orgId, pageToken, showDeleted: true }),
       () => owner.orgs.listOrgMembers({ orgId, pageToken }),
-      () => owner.teams.listTeams({ orgId, pageToken: `A${pageToken.slice(1)}` }),
+      () => owner.teams.listTeams({ orgId, pageToken: forged }),
       () => owner.teams.listTeams({ orgId, pageToken: "A" }),
     ]) {
       const refused = await refusal(call());

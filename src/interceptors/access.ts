@@ -56,7 +56,8 @@ const maskReader = (
       >;
     const value = request[resource.localName];
     const populated = described.fields.filter((field) => value && isFieldSet(value, field));
-    const paths = request.updateMask?.paths ?? populated.map(({ name }) => name);
+    const masked = request.updateMask?.paths ?? [];
+    const paths = masked.length > 0 ? masked : populated.map(({ name }) => name);
     return paths.every((path) => allowed.has(path));
   };
 };

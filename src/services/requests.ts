@@ -54,7 +54,7 @@ export const versionOf = (etag: string, field: string): string | null => {
 export type Changes<Field extends string> = Readonly<Record<Field, boolean>>;
 
 /**
- * Reads an update mask. Without one the populated fields change, with `*` all; a field in the mask that is
+ * Reads an update mask. Without one, or with an empty one, the populated fields change, with `*` all; a field in the mask that is
  * not set is cleared.
  *
  * @param fields proto names of the fields that can be updated
@@ -66,7 +66,7 @@ export const changesOf = <Field extends string>(
   mask: { readonly paths: readonly string[] } | undefined,
   fields: readonly Field[],
 ): Changes<Field> => {
-  const paths = mask?.paths;
+  const paths = mask?.paths.length ? mask.paths : undefined;
   const known: readonly string[] = fields;
   const unknown = paths?.find((path) => path !== "*" && !known.includes(path));
   if (unknown !== undefined)
@@ -140,7 +140,7 @@ export const settingsText = (value: JsonObject | undefined, field: string): stri
     });
   }
   if (!finite(value)) throw fail("FIELD_INVALID", { field, rule: "numbers must be finite" });
-  // A backslash that is not itself escaped: the text \\u0000 is six harmless characters.
+  // A backslash that is not itself escaped: the text \u0000 is six harmless characters.
   if (/(?<!\\)(?:\\\\)*\\u0000/.test(text))
     throw fail("FIELD_INVALID", { field, rule: "must not contain NUL characters" });
   return text;
