@@ -4,7 +4,7 @@ import type { DatabaseUrls } from "./config.ts";
 import { checkDatabase } from "./database/check.ts";
 import { openPool } from "./database/pool.ts";
 import type { DeadlineLimits } from "./interceptors/deadline.ts";
-import { type Trust, Verifier } from "./interceptors/identity.ts";
+import { operatorsOnly, type Trust, Verifier } from "./interceptors/identity.ts";
 import { corridor } from "./interceptors/index.ts";
 import { routes } from "./routes.ts";
 import { serveGrpc } from "./transport/grpc.ts";
@@ -19,8 +19,8 @@ export interface ServerOptions {
   /** Signs page tokens; every process of a deployment has the same. */
   readonly tokenSecret: string;
   readonly purgeAfterDays: number;
-  /** Whether anyone who reaches the port may read the protos from it. */
-  readonly reflection: boolean;
+  /** Whether anyone who reaches the port may read the protos from it, or operators alone. */
+  readonly openReflection: boolean;
   /** How long an RPC may take; by default 10 s, and a minute at most. */
   readonly deadlines?: DeadlineLimits;
   readonly log: Logger;
@@ -56,17 +56,18 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
     // Calls outside any org are the rarer ones.
     openPool(database.directory, { size: Math.max(2, Math.ceil(poolSize / 4)), pipeline }),
   ]);
+  const verifier = new Verifier(trust);
   const server = await serveGrpc({
     ...address,
     routes,
     interceptors: corridor({
       log,
       deadlines: options.deadlines ?? usualDeadlines,
-      verifier: new Verifier(trust),
+      verifier,
       sessions: { app, directory },
       settings: { tokenSecret: Buffer.from(tokenSecret), purgeAfterDays },
     }),
-    reflection: options.reflection,
+    mayReflect: options.openReflection ? undefined : operatorsOnly(verifier),
   });
   return {
     port: server.port,

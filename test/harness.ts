@@ -201,7 +201,7 @@ export const startHarness = async (options: Partial<ServerOptions> = {}): Promis
     trust: { jwks: { file }, issuer, audience, orgClaim: "org" },
     tokenSecret: "a secret of at least thirty-two characters",
     purgeAfterDays: 30,
-    reflection: true,
+    openReflection: true,
     log: pino({ level: "debug" }, { write: (line: string) => void logs.push(JSON.parse(line)) }),
     ...options,
   });

@@ -66,13 +66,15 @@ describe("migrate", () => {
       expect(await migrate(stepwise.migrator, migrations.slice(0, count))).toHaveLength(1);
     const shape = `
       select string_agg(line, e'\\n' order by line) as shape from (
-        select format('%s.%s %s %s', c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull) as line
+        select format('%s.%s %s %s', c.relname, a.attname, format_type(a.atttypid, a.atttypmod),
+          a.attnotnull) as line
         from pg_attribute a join pg_class c on c.oid = a.attrelid
         where c.relnamespace = 'roster'::regnamespace and a.attnum > 0
         union all
         select pg_get_functiondef(oid) from pg_proc where pronamespace = 'roster'::regnamespace
         union all
-        select format('%s %s %s', polname, pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid)) from pg_policy
+        select format('%s %s %s', polname, pg_get_expr(polqual, polrelid),
+          pg_get_expr(polwithcheck, polrelid)) from pg_policy
         union all
         select format('%s %s', conname, pg_get_constraintdef(oid)) from pg_constraint
         where connamespace = 'roster'::regnamespace) lines`;

@@ -46,12 +46,14 @@ beforeAll(() => {
 afterAll(() => client.close());
 
 /** Opens a stream of any kind; `next` answers its next message, `status` how it ended. */
-const open = (raw: RawClient, method: DescMethod) => {
+const open = (raw: RawClient, method: DescMethod, token = "") => {
+  const metadata = new grpc.Metadata();
+  if (token !== "") metadata.set("authorization", `Bearer ${token}`);
   const stream = raw.grpc.makeBidiStreamRequest(
     `/${method.parent.typeName}/${method.name}`,
     (bytes: Buffer) => bytes,
     (bytes: Buffer) => fromBinary(method.output, bytes) as Message & Record<string, unknown>,
-    new grpc.Metadata(),
+    metadata,
   );
   const status = new Promise<grpc.StatusObject>((resolve) => stream.once("status", resolve));
   // The status tells it already.
@@ -221,6 +223,31 @@ describe.each(["v1", "v1alpha"])("grpc.reflection.%s", (version) => {
     expect((await ask(stream, { case: "listServices", value: "" })).case).toBe(
       "listServicesResponse",
     );
+  });
+});
+
+describe("Reflection outside development", () => {
+  test("answers operators alone", async () => {
+    const closed = await startHarness({ openReflection: false });
+    const raw = new RawClient(closed.server.port);
+    onTestFinished(() => closed.stop());
+    onTestFinished(() => raw.close());
+    const { owner } = await closed.tenant();
+    for (const version of ["v1", "v1alpha"]) {
+      const info = methodOf(`grpc.reflection.${version}.ServerReflection`, "ServerReflectionInfo");
+      const question = { messageRequest: { case: "listServices", value: "" } };
+      const asOperator = open(raw, info, closed.ops.token);
+      asOperator.send(question);
+      expect(await asOperator.next()).toMatchObject({
+        messageResponse: { case: "listServicesResponse" },
+      });
+      const asOwner = open(raw, info, owner.token);
+      asOwner.send(question);
+      expect((await asOwner.status).code).toBe(grpc.status.PERMISSION_DENIED);
+      const asNobody = open(raw, info);
+      asNobody.send(question);
+      expect((await asNobody.status).code).toBe(grpc.status.UNAUTHENTICATED);
+    }
   });
 });
 

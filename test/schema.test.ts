@@ -64,7 +64,7 @@ lint(
 lint(
   "a foreign key to an org table ties a row to its own org",
   {
-    "alter table roster.teams add constraint t foreign key (org_id, parent_team_id) references roster.profiles (user_id, org_id)":
+    "alter table roster.teams add constraint t foreign key (org_id, id) references roster.profiles (user_id, org_id)":
       "t",
     "alter table roster.teams add constraint t foreign key (parent_team_id) references roster.orgs":
       "t",

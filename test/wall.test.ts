@@ -39,7 +39,6 @@ describe.each([
   let app: pg.Client;
   let a: Settled;
   let b: Settled;
-  let shared: string;
   /** Matches a row of B: its id, its teams and the people who are nowhere else. */
   let ofB: RegExp;
   const inA = (statement: string, values?: readonly unknown[]): Promise<Outcome> =>
@@ -101,7 +100,7 @@ describe.each([
     app = await connect(harness.current.urls.app);
     a = await settle(harness.current);
     b = await settle(harness.current);
-    shared = await harness.current.user();
+    const shared = await harness.current.user();
     await Promise.all([
       a.owner.orgs.addOrgMember({ orgId: a.orgId, userId: shared }),
       b.owner.orgs.addOrgMember({ orgId: b.orgId, userId: shared }),

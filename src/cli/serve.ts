@@ -54,7 +54,7 @@ const start = async (config: Config, log: Logger): Promise<() => Promise<void>> 
       trust,
       tokenSecret,
       purgeAfterDays: config.purgeAfterDays,
-      reflection: config.dev,
+      openReflection: config.dev,
       log,
     });
     toStop.unshift(() => server.stop());

@@ -72,8 +72,14 @@ export class Verifier {
         : new FileKeys(trust.jwks.file, forget);
   }
 
-  /** @throws ConnectError CREDENTIAL_INVALID, CREDENTIAL_EXPIRED */
-  async callerOf(token: string): Promise<Caller> {
+  /**
+   * @param authorization the metadata of this name
+   * @throws ConnectError CREDENTIAL_MISSING, CREDENTIAL_INVALID, CREDENTIAL_EXPIRED
+   */
+  async callerOf(authorization: string | null): Promise<Caller> {
+    if (authorization === null) throw fail("CREDENTIAL_MISSING");
+    const token = /^Bearer ([^\s,]+)$/i.exec(authorization)?.[1];
+    if (token === undefined) throw fail("CREDENTIAL_INVALID");
     const refreshing = this.keySource.refresh();
     if (refreshing) await refreshing;
     // Kept by hand: what is verified while the keys change goes into the map that was given up.
@@ -233,10 +239,15 @@ export const identity =
   (verifier: Verifier): Interceptor =>
   (next) =>
   async (request) => {
-    const header = request.header.get("authorization");
-    if (header === null) throw fail("CREDENTIAL_MISSING");
-    const token = /^Bearer ([^\s,]+)$/i.exec(header)?.[1];
-    if (token === undefined) throw fail("CREDENTIAL_INVALID");
-    request.contextValues.set(keys.caller, await verifier.callerOf(token));
+    const caller = await verifier.callerOf(request.header.get("authorization"));
+    request.contextValues.set(keys.caller, caller);
     return next(request);
+  };
+
+/** Lets operators alone use what is served outside the corridor. */
+export const operatorsOnly =
+  (verifier: Verifier) =>
+  async (authorization: string | null): Promise<void> => {
+    const { platform } = await verifier.callerOf(authorization);
+    if (!platform) throw fail("PERMISSION_MISSING", { permission: "roster.platform" });
   };

@@ -53,9 +53,12 @@ export interface GrpcOptions {
   readonly port: number;
   readonly routes: readonly Route[];
   readonly interceptors: readonly Interceptor[];
-  /** Reflection tells everything the protos tell, to anyone who can reach the port. */
-  readonly reflection: boolean;
+  /** Judges who may use reflection, by their `authorization`; undefined: anyone who reaches the port. */
+  readonly mayReflect: Guard | undefined;
 }
+
+/** Throws when the sender of this `authorization` may not go on. */
+type Guard = (authorization: string | null) => Promise<void>;
 
 const mebibyte = 1024 * 1024;
 const minuteMs = 60_000;
@@ -75,7 +78,7 @@ export const serveGrpc = async ({
   port,
   routes,
   interceptors,
-  reflection,
+  mayReflect,
 }: GrpcOptions): Promise<GrpcServer> => {
   const server = new grpc.Server(limits);
   for (const { service, implementation } of routes)
@@ -85,9 +88,9 @@ export const serveGrpc = async ({
   const health = new HealthImplementation(
     Object.fromEntries(names.map((name) => [name, "SERVING" as const])),
   );
-  const streams = new Streams(server);
-  health.addToServer(streams as unknown as grpc.Server);
-  if (reflection) reflectionService().addToServer(streams as unknown as grpc.Server);
+  const open = new Set<Stream>();
+  health.addToServer(new Streams(server, open) as unknown as grpc.Server);
+  reflectionService().addToServer(new Streams(server, open, mayReflect) as unknown as grpc.Server);
 
   return {
     port: await listen(server, host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`),
@@ -97,7 +100,8 @@ export const serveGrpc = async ({
     stop: (graceMs) =>
       new Promise((resolve) => {
         const cut = setTimeout(() => server.forceShutdown(), graceMs);
-        streams.end();
+        const status = { code: grpc.status.UNAVAILABLE, details: "the server is shutting down" };
+        for (const stream of open) stream.emit("error", status);
         server.tryShutdown(() => {
           clearTimeout(cut);
           resolve();
@@ -116,18 +120,23 @@ const listen = (server: grpc.Server, address: string): Promise<number> =>
     });
   });
 
-type StreamHandler = (call: grpc.ServerWritableStream<unknown, unknown>) => void;
+type Stream = grpc.ServerWritableStream<unknown, unknown>;
+type StreamHandler = (stream: Stream) => void;
 
 /**
- * Takes the services of packages in the server's place and remembers their open streams. A health watch
- * never ends by itself, and every stop would wait for it until the grace is over.
+ * Takes the services of packages in the server's place and remembers their open streams: a health watch
+ * never ends by itself, and every stop would wait for it until the grace is over. A guard judges each stream
+ * before its service hears of it.
  */
 class Streams {
   private readonly server: grpc.Server;
-  private readonly open = new Set<grpc.ServerWritableStream<unknown, unknown>>();
+  private readonly open: Set<Stream>;
+  private readonly guard: Guard | undefined;
 
-  constructor(server: grpc.Server) {
+  constructor(server: grpc.Server, open: Set<Stream>, guard?: Guard) {
     this.server = server;
+    this.open = open;
+    this.guard = guard;
   }
 
   addService(
@@ -139,19 +148,26 @@ class Streams {
       // Packages name their handlers as the RPC or in camel case.
       const key = [name, `${name[0]?.toLowerCase()}${name.slice(1)}`].find((k) => k in handlers);
       if (!responseStream || key === undefined) continue;
-      const handle = handlers[key] as StreamHandler;
-      handlers[key] = ((call) => {
-        this.open.add(call);
-        call.once("cancelled", () => this.open.delete(call));
-        handle(call);
-      }) satisfies StreamHandler;
+      handlers[key] = this.watch(handlers[key] as StreamHandler);
     }
     this.server.addService(definition, handlers);
   }
 
-  end(): void {
-    const status = { code: grpc.status.UNAVAILABLE, details: "the server is shutting down" };
-    for (const call of this.open) call.emit("error", status);
+  private watch(handle: StreamHandler): StreamHandler {
+    const { guard, open } = this;
+    return (stream) => {
+      open.add(stream);
+      stream.once("cancelled", () => open.delete(stream));
+      if (!guard) {
+        handle(stream);
+        return;
+      }
+      const authorization = new MetadataHeaders(stream.metadata).get("authorization");
+      guard(authorization).then(
+        () => handle(stream),
+        (error: unknown) => stream.emit("error", statusOf(error)),
+      );
+    };
   }
 }
 
