@@ -145,7 +145,7 @@ create policy profiles_app on roster.profiles for select to roster_app
 create policy profiles_app_insert on roster.profiles for insert to roster_app
   with check (org_id = (select roster.current_org()));
 create policy profiles_app_update on roster.profiles for update to roster_app
-  using (org_id = (select roster.current_org()) or user_id = (select roster.current_actor()));
+  using (org_id = (select roster.current_org()));
 
 -- Owners. Every live, active organisation has an active owner whose user is active. Whoever may take one
 -- away locks the organisation first and looks afterwards; then the other owners' users are held, so that

@@ -228,4 +228,4 @@ grant execute on function roster.enter(
 grant execute on function roster.enter_directory(
   uuid, boolean, text, text, boolean, uuid, int, uuid, text, text[], text, text) to roster_directory;
 grant execute on function roster.record_denial(uuid, uuid, uuid, uuid, text, text[], text, text, text)
-  to roster_app, roster_directory;
+  to roster_directory;

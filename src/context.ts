@@ -40,8 +40,6 @@ export interface Access {
 /** What a mutation's audit entry tells. */
 export interface Entry {
   readonly id: string;
-  readonly subject: string;
-  readonly onBehalfOf: readonly string[];
   /** Such as `roster.v1.TeamService/CreateTeam`. */
   readonly method: string;
   readonly correlationId: string;

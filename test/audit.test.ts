@@ -41,6 +41,26 @@ describe("A refused mutation", () => {
     });
   });
 
+  test("is on record too when the database was never asked", async () => {
+    const { orgId, owner, ownerId, memberId } = await harness.current.tenant();
+    const other = await harness.current.tenant();
+    const pinned = await harness.current.as(ownerId, { org: orgId });
+    await refusal(makeTeam(pinned, { orgId: other.orgId, name: "Crew" }));
+    expect(await newest(owner, orgId)).toMatchObject({
+      actor: { subject: ownerId },
+      outcome: AuditOutcome.DENIED,
+      reason: "ORG_NOT_ALLOWED",
+    });
+    // The name is missing, but whoever lacks the permission learns that first.
+    const member = await harness.current.as(memberId, { org: orgId });
+    await refusal(makeTeam(member, { name: "" }));
+    expect(await newest(owner, orgId)).toMatchObject({
+      actor: { subject: memberId },
+      outcome: AuditOutcome.DENIED,
+      reason: "PERMISSION_MISSING",
+    });
+  });
+
   test("of an outsider is in no org's log, but in that of the platform", async () => {
     const { orgId, owner, outsider, outsiderId } = await harness.current.tenant();
     const other = await harness.current.tenant();

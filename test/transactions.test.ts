@@ -122,22 +122,25 @@ describe.each([
 
   test("gives its locks back when it stalls", async () => {
     const name = randomUUID();
+    const locked = Promise.withResolvers<void>();
+    const stall = Promise.withResolvers<void>();
     const stalled = pools.current.writing(
       async (unit) => {
         await unit.many(pools.current.addTeam(name));
-        await vi.waitFor(
-          async () => {
-            const { rows } = await harness.current.admin.query(`
-              select pid from pg_locks where relation = 'roster.teams'::regclass and mode = 'RowExclusiveLock'`);
-            expect(rows).toEqual([]);
-          },
-          { timeout: 5_000 },
-        );
-        await unit.many(fresh());
+        locked.resolve();
+        await stall.promise;
       },
       { ms: 200 },
     );
-    await expect(stalled).rejects.toThrow();
+    await locked.promise;
+    const refused = expect(stalled).rejects.toThrow();
+    const text = `
+      select pid from pg_locks
+      where relation = 'roster.teams'::regclass and mode = 'RowExclusiveLock'`;
+    const free = async () => expect((await harness.current.admin.query(text)).rows).toEqual([]);
+    await vi.waitFor(free, { timeout: 3_000 });
+    stall.resolve();
+    await refused;
     expect(await pools.current.teams(name)).toBe(0);
     expect(await pools.current.reading().many(fresh())).toEqual([{ n: 7 }]);
   });

@@ -105,6 +105,7 @@ describe.each([
       a.owner.orgs.addOrgMember({ orgId: a.orgId, userId: shared }),
       b.owner.orgs.addOrgMember({ orgId: b.orgId, userId: shared }),
     ]);
+    await b.owner.users.updateProfile({ profile: { userId: shared, orgId: b.orgId, bio: "In B" } });
     const { teams } = await b.owner.teams.listTeams({ orgId: b.orgId });
     const people = [b.ownerId, b.adminId, b.memberId, b.guestId, b.outsiderId];
     ofB = new RegExp([b.orgId, ...people, ...teams.map(({ id }) => id)].join("|"));

@@ -169,7 +169,7 @@ describe("a refusal", () => {
   test("stays small enough for headers however much is wrong", async () => {
     const token = harness.current.ops.token;
     const labels = Object.fromEntries(
-      Array.from({ length: 3_000 }, (_, index) => [`${index} ${"é".repeat(40)}`, "x"]),
+      Array.from({ length: 1_000 }, (_, index) => [`${index} ${"é".repeat(200)}`, "x"]),
     );
     const many = await client.call(createUser, { user: { labels } }, { token });
     const { orgId, owner } = await harness.current.tenant();

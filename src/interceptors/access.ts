@@ -1,4 +1,5 @@
 import { type DescMethod, getOption, isFieldSet, type Message } from "@bufbuild/protobuf";
+import { MethodOptions_IdempotencyLevel as Idempotency } from "@bufbuild/protobuf/wkt";
 import type { Interceptor } from "@connectrpc/connect";
 import { type Access, type Caller, callerOf, keys } from "../context.ts";
 import { fail } from "../errors.ts";
@@ -12,6 +13,7 @@ interface Rule {
   readonly permission: string;
   readonly allOrgs: boolean;
   readonly deletedOrg: boolean;
+  readonly mutates: boolean;
   readonly orgPath: string;
   readonly org: Reader | undefined;
   readonly team: Reader | undefined;
@@ -76,6 +78,7 @@ const ruleOf = (method: DescMethod): Rule => {
       permission,
       allOrgs,
       deletedOrg,
+      mutates: method.idempotency !== Idempotency.NO_SIDE_EFFECTS,
       orgPath: org,
       org: readerOf(method, org),
       team: readerOf(method, team),
@@ -160,10 +163,14 @@ const decide = (rule: Rule, message: Message, header: string | null, caller: Cal
       if (orgId !== undefined) return inside(orgId, rule.permission);
       if (rule.allOrgs && caller.platform) return outside(rule.permission);
       throw fail("ORG_REQUIRED");
-    case Scope.USER:
-      return orgId === undefined
+    case Scope.USER: {
+      // What a mutation changes, its request says alone: a credential's org must not turn a change of the
+      // user everywhere into one of the user in that org.
+      const where = rule.mutates && rule.org?.(message) === "" ? undefined : orgId;
+      return where === undefined
         ? outside(rule.permission)
-        : inside(orgId, rule.permission.replace(/^users\./, "members."));
+        : inside(where, rule.permission.replace(/^users\./, "members."));
+    }
     case Scope.PLATFORM:
       return outside(rule.permission || "roster.platform");
     case Scope.NONE:

@@ -5,6 +5,7 @@ import { keys, type Settings } from "../context.ts";
 import { access } from "./access.ts";
 import { audit } from "./audit.ts";
 import { type DeadlineLimits, deadline } from "./deadline.ts";
+import { denials } from "./denials.ts";
 import { errors } from "./errors.ts";
 import { identity, type Verifier } from "./identity.ts";
 import { telemetry } from "./telemetry.ts";
@@ -36,6 +37,8 @@ export const corridor = ({
   deadline(deadlines),
   // No caller, no further step.
   identity(verifier),
+  // Sees every refusal of a known caller, wherever behind it that comes from.
+  denials(sessions),
   // Which permission, in which org; the database will judge.
   access(),
   // The shape of the message, before any SQL of the handler.

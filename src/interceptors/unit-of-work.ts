@@ -92,8 +92,7 @@ export const enterAlone = async (sessions: Sessions, values: ContextValues): Pro
 
 /**
  * Gives the call one tenant-scoped session: read-only for reads, one transaction for mutations. It opens with
- * the first statement, in the same flush. After the rollback of a mutation that was refused it notes the
- * attempt.
+ * the first statement, in the same flush.
  */
 export const unitOfWork =
   (sessions: Sessions): Interceptor =>
@@ -122,32 +121,6 @@ export const unitOfWork =
     } catch (error) {
       const failure = failureOf(error);
       if (!entered && failure?.code === Code.InvalidArgument) await enterAlone(sessions, values);
-      if (!reads && failure?.code === Code.PermissionDenied)
-        await recordDenial(pool, values, failure);
       throw error;
     }
   };
-
-/** Writes the DENIED entry in a transaction of its own, since the refused one was rolled back. */
-const recordDenial = async (
-  pool: TenantPool,
-  values: ContextValues,
-  failure: ConnectError,
-): Promise<void> => {
-  const caller = callerOf(values);
-  const step = (): Step => ({
-    text: "select roster.record_denial($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-    values: [
-      accessOf(values).orgId ?? null,
-      caller.orgId ?? null,
-      caller.userId ?? null,
-      uuid(),
-      caller.subject,
-      caller.onBehalfOf,
-      values.get(keys.entry)?.method ?? "",
-      correlationIdOf(values),
-      reasonOf(failure) ?? "",
-    ],
-  });
-  await new ReadSession(pool, step, deadlineOf(values)).many(sql.typeAlias("void")`select`);
-};

@@ -54,8 +54,8 @@ export const versionOf = (etag: string, field: string): string | null => {
 export type Changes<Field extends string> = Readonly<Record<Field, boolean>>;
 
 /**
- * Reads an update mask. Without one, or with an empty one, the populated fields change, with `*` all; a field in the mask that is
- * not set is cleared.
+ * Reads an update mask. Without one, or with an empty one, the populated fields change, with `*` all; a field
+ * in the mask that is not set is cleared.
  *
  * @param fields proto names of the fields that can be updated
  * @throws ConnectError UPDATE_MASK_INVALID
