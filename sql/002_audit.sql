@@ -187,7 +187,8 @@ begin
         o.image - hidden as before, n.image - hidden as after
       from (select to_jsonb(r) as image from old_rows r) o
       join (select to_jsonb(r) as image from new_rows r) n
-        on o.image ->> key1 = n.image ->> key1 and (key2 is null or o.image ->> key2 = n.image ->> key2)) c
+        on o.image ->> key1 = n.image ->> key1 and (key2 is null or o.image ->> key2 = n.image ->> key2)
+        and o.image ->> 'org_id' is not distinct from n.image ->> 'org_id') c
     cross join lateral (
       select c.org_id, false as copied, '{}'::text[] as private
       union all

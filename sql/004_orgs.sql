@@ -57,7 +57,9 @@ create table roster.roles (
   name text not null
     constraint roles_name_check check (name not in ('owner', 'admin', 'member', 'guest')),
   title text not null default '',
-  permissions text[] not null default '{}',
+  -- No more than an owner has; a null or a blank among them would break the comparisons that guard grants.
+  permissions text[] not null default '{}'
+    constraint roles_permissions_check check (permissions <@ roster.built_in_permissions('owner')),
   version bigint not null default 1,
   create_time timestamptz not null default now(),
   update_time timestamptz not null default now(),
@@ -197,7 +199,10 @@ begin
         roster.built_in_permissions(role_name),
         (select r.permissions from roster.roles r
           where r.org_id = roster.current_org() and r.name = role_name));
-      if role_name = 'owner' or not needed <@ string_to_array(held, ' ') then
+      if needed is null then
+        raise exception 'ROLE_UNKNOWN' using errcode = 'RS001',
+          detail = jsonb_build_object('field', 'role', 'role', role_name)::text;
+      elsif role_name = 'owner' or not needed <@ string_to_array(held, ' ') then
         raise exception 'ROLE_NOT_GRANTABLE' using errcode = 'RS001',
           detail = jsonb_build_object('role', role_name)::text;
       end if;

@@ -93,8 +93,8 @@ create policy teams_sight on roster.teams as restrictive for select to roster_ap
     or ((select roster.team_sight()) in ('visible', 'own')
       and roster.team_role(org_id, id, parent_team_id) is not null));
 
--- A team is placed under a live parent, at most 16 levels deep. The organisation is held while looking, so
--- that the parent cannot be deleted or moved meanwhile.
+-- A team is placed under a live parent that the caller sees, at most 16 levels deep. The organisation is held
+-- while looking, so that the parent cannot be deleted or moved meanwhile.
 create function roster.guard_team_parent() returns trigger
   language plpgsql security definer set search_path = ''
   as $$
@@ -105,6 +105,9 @@ begin
   with recursive up (id, parent_team_id, depth) as (
     select t.id, t.parent_team_id, 2 from roster.teams t
     where t.org_id = new.org_id and t.id = new.parent_team_id and t.delete_time is null
+      and (roster.team_sight() in ('all', 'deleted')
+        or (roster.team_sight() = 'visible' and t.visibility = 'VISIBLE')
+        or roster.team_role(t.org_id, t.id) is not null)
     union all
     select t.id, t.parent_team_id, up.depth + 1
     from up join roster.teams t on t.org_id = new.org_id and t.id = up.parent_team_id

@@ -61,10 +61,12 @@ begin
       select r.permissions into granted from roster.roles r
         where r.org_id = enter.org and r.name = caller.custom_role;
     end if;
+    -- A narrowed token sees with the rights that it was left.
     sight := case
       when 'teams.delete' = any (granted)
         and (scope is null or 'teams.delete' = any (string_to_array(scope, ' '))) then 'deleted'
-      when 'teams.update' = any (granted) then 'all'
+      when 'teams.update' = any (granted)
+        and (scope is null or 'teams.update' = any (string_to_array(scope, ' '))) then 'all'
       when 'teams.get' = any (granted) then 'visible'
       else 'own'
     end;
@@ -73,7 +75,7 @@ begin
       raise exception 'PERMISSION_MISSING' using errcode = 'RS001',
         detail = jsonb_build_object('permission', permission)::text;
     end if;
-    if not (self or permission = '' or permission = any (granted)) then
+    if not (self or permission = '' or coalesce(permission = any (granted), false)) then
       if team is not null then
         team_role := roster.team_role(org, team);
       end if;
@@ -100,7 +102,7 @@ begin
         and not (permission = any (string_to_array(coalesce(scope, ''), ' '))
           and roster.open_to_services(permission)) then
       raise exception 'PERMISSION_MISSING' using errcode = 'RS001',
-        detail = jsonb_build_object('permission', permission)::text;
+        detail = jsonb_build_object('permission', permission, 'where', 'in the token''s scope')::text;
     end if;
     sight := case
       when platform or 'teams.delete' = any (string_to_array(scope, ' ')) then 'deleted' else 'all' end;
@@ -156,7 +158,7 @@ begin
       or (actor is not null and scope is not null and permission <> ''
         and permission <> all (string_to_array(scope, ' '))) then
     raise exception 'PERMISSION_MISSING' using errcode = 'RS001',
-      detail = jsonb_build_object('permission', permission)::text;
+      detail = jsonb_build_object('permission', permission, 'where', 'outside any org')::text;
   end if;
   if new_org is not null and exists (select from roster.orgs o where o.id = new_org) then
     raise exception 'organisation % exists', new_org;

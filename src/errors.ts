@@ -54,8 +54,13 @@ const rules: Readonly<Record<Reason, Rule>> = {
   CREDENTIAL_MISSING: unauthenticated("send metadata `authorization: Bearer TOKEN`"),
   CREDENTIAL_INVALID: unauthenticated("the credential is not one that this server accepts"),
   CREDENTIAL_EXPIRED: unauthenticated("the credential has expired; get a new one"),
-  PERMISSION_MISSING: denied((m) => `this needs the permission ${m.permission}`),
-  ORG_NOT_ALLOWED: denied(() => "this org is not yours to select"),
+  PERMISSION_MISSING: denied(
+    (m) => `this needs the permission ${m.permission}${m.where ? ` ${m.where}` : ""}`,
+  ),
+  ORG_NOT_ALLOWED: denied(
+    () =>
+      "no such org for you: it is absent, you are no active member of it, or your token is pinned to another",
+  ),
   CALLER_INACTIVE: denied(() => "the calling user is unknown, deleted or suspended"),
   ROLE_NOT_GRANTABLE: denied((m) => `the role ${m.role} holds more than you do`),
   ORG_REQUIRED: invalid(() => "name an org, in the request or as metadata `roster-org-id`"),
@@ -68,7 +73,9 @@ const rules: Readonly<Record<Reason, Rule>> = {
     () => "page_token: not valid for this request; start with the first page",
   ),
   VALUE_TOO_LARGE: invalid((m) => `${m.field}: ${m.rule}`),
-  ETAG_MALFORMED: invalid((m) => `${m.field}: must be an etag as the server sent it`),
+  ETAG_MALFORMED: invalid(
+    (m) => `${m.field}: must be an etag as the server sent it, with its quotes`,
+  ),
   SLUG_RESERVED: invalid((m) => `${m.field}: this slug is reserved`),
   ROLE_UNKNOWN: invalid((m) => `${m.field}: the org has no such role`),
   USER_NOT_FOUND: absent("user", "user_id"),
@@ -207,6 +214,7 @@ export const constraints: Readonly<Record<string, readonly [Reason, Metadata] | 
   org_slugs_org_id_fkey: null,
   roles_pkey: null,
   roles_name_check: null,
+  roles_permissions_check: null,
   roles_org_id_fkey: null,
   org_members_pkey: ["ORG_MEMBER_EXISTS", { field: "user_id" }],
   org_members_org_id_fkey: null,
@@ -242,17 +250,20 @@ export const constraints: Readonly<Record<string, readonly [Reason, Metadata] | 
 export const fieldInside =
   (resource: string) =>
   (error: DatabaseError): never => {
-    const [reason, metadata] = constraints[error.constraint ?? ""] ?? [];
+    const [reason, metadata] = raisedBy(error) ?? constraints[error.constraint ?? ""] ?? [];
     if (!reason || !metadata?.field) throw error;
     throw fail(reason, { ...metadata, field: `${resource}.${metadata.field}` });
   };
 
+/** What our own functions raise: the reason is the message, its metadata the detail. */
+const raisedBy = ({ code, message, detail }: DatabaseError): [Reason, Metadata] | undefined =>
+  code === "RS001" ? [message as Reason, JSON.parse(detail ?? "{}") as Metadata] : undefined;
+
 /** What a database error says to a caller; null when it is a fault of ours. */
 const ofDatabase = (error: DatabaseError): ConnectError | null => {
   const { code, constraint } = error;
-  // Raised by our own functions: the reason is the message, its metadata the detail.
-  if (code === "RS001")
-    return fail(error.message as Reason, JSON.parse(error.detail ?? "{}") as Metadata);
+  const raised = raisedBy(error);
+  if (raised) return fail(...raised);
   if (constraint !== undefined && code?.startsWith("23")) {
     const known = constraints[constraint];
     return known ? fail(...known) : null;

@@ -1,6 +1,6 @@
 import { type ChildProcess, execFile } from "node:child_process";
 import { once } from "node:events";
-import { mkdirSync } from "node:fs";
+import { mkdirSync, readFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { promisify } from "node:util";
@@ -106,9 +106,9 @@ describe("a development server", () => {
   test("serve shows where it listens and lines that work when pasted, last of all", async () => {
     const server = await serve();
     const { stdout } = server.said;
-    const [log = "", shown = ""] = stdout.split(/\n(?=\nRoster is up)/);
-    expect(log.split("\n").at(-1)).toContain(`listening on ${server.address}`);
-    expect(log).not.toContain("CreateUser");
+    const [before = "", shown = ""] = stdout.split(/\n(?=\nRoster is up)/);
+    expect(before.split("\n").at(-1)).toContain(`listening on ${server.address}`);
+    expect(before).not.toContain("CreateUser");
     expect(shown).not.toContain('"level"');
     expect(shown.split("\n").filter((line) => line.length > 0).length).toBeLessThan(12);
 
@@ -135,8 +135,15 @@ describe("a development server", () => {
       orgId: server.orgId,
       role: "owner",
     });
-    expect(await stop(server)).toMatchObject({ code: 0, stderr: "" });
+    const { code, stderr, stdout: all } = await stop(server);
+    expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
     expect(await postmasters()).toEqual([]);
+    // PostgreSQL was waited for, not just told to go.
+    const last = JSON.parse(all.trim().split("\n").at(-1) ?? "") as { msg: string; time: number };
+    expect(last.msg).toBe("stopped");
+    const log = readFileSync(join(dataDir, "postgres", "postgres.log"), "utf8");
+    const [, down = ""] = /(\S+ \S+) UTC .*database system is shut down\n$/.exec(log) ?? [];
+    expect(Date.parse(`${down}Z`)).toBeLessThanOrEqual(last.time);
   });
 
   test("shares its database with a second server and a migration", async () => {

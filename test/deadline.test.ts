@@ -3,17 +3,16 @@ import { create, toBinary } from "@bufbuild/protobuf";
 import pg from "pg";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { TeamService } from "../src/gen/roster/v1/team_service_pb.ts";
-import { useHarness } from "./harness.ts";
+import { startHarness, useHarness } from "./harness.ts";
 import { frame, loggedAs, RawClient, type RawOptions, sendBytes } from "./raw-client.ts";
 
 const harness = useHarness();
-/** A server whose time limits a test can wait for. */
-const hasty = useHarness({ deadlines: { defaultMs: 400, maximumMs: 800 } });
 
 const { createTeam, deleteTeam, updateTeam } = TeamService.method;
 
 /** Updates a team whose row another transaction holds until the test ends or `release` is called. */
-const blockedUpdate = async ({ current }: typeof harness) => {
+const blockedUpdate = async (port = harness.current.server.port) => {
+  const { current } = harness;
   const { orgId, owner } = await current.tenant();
   const { team } = await owner.teams.createTeam({ team: { orgId, name: "Before" } });
   const holder = new pg.Client({ connectionString: current.urls.admin });
@@ -21,7 +20,7 @@ const blockedUpdate = async ({ current }: typeof harness) => {
   onTestFinished(() => holder.end());
   await holder.query("begin");
   await holder.query("select from roster.teams where id = $1 for update", [team?.id]);
-  const raw = new RawClient(current.server.port);
+  const raw = new RawClient(port);
   onTestFinished(() => raw.close());
   /** How many backends run the update now. */
   const running = async (): Promise<number> => {
@@ -57,16 +56,14 @@ const blockedUpdate = async ({ current }: typeof harness) => {
 
 describe("a deadline", () => {
   test("DEADLINE_EXCEEDED when it is shorter than the work; the SQL ends with it, nothing is written", async () => {
-    const update = await blockedUpdate(harness);
+    const update = await blockedUpdate();
     const correlationId = randomUUID();
     const metadata = { "x-request-id": correlationId };
-    const call = update.start({ timeoutMs: 500, metadata });
+    const call = update.start({ timeoutMs: 1_500, metadata });
     await expect.poll(update.running).toBe(1);
     const answer = await call.answer;
     expect(answer.code).toBe("DEADLINE_EXCEEDED");
-    const endMs = performance.now();
-    await expect.poll(update.running, { interval: 20 }).toBe(0);
-    expect(performance.now() - endMs).toBeLessThan(400);
+    await expect.poll(update.running, { timeout: 500, interval: 20 }).toBe(0);
     await update.expectNothingWritten(correlationId);
     expect(await loggedAs(harness.current, correlationId)).toMatchObject({
       code: "DEADLINE_EXCEEDED",
@@ -98,43 +95,41 @@ describe("a deadline", () => {
     const raw = new RawClient(current.server.port);
     onTestFinished(() => raw.close());
     const request = { orgId, teamId: team?.id ?? "" };
-    const call = raw.start(deleteTeam, request, { token: owner.token, timeoutMs: 1_000 });
+    const call = raw.start(deleteTeam, request, { token: owner.token, timeoutMs: 2_000 });
     // The org is locked first, and given free when half of the time is over.
     await expect.poll(waiting).toContain("lock_org");
-    await new Promise((resume) => setTimeout(resume, 500));
+    await new Promise((resume) => setTimeout(resume, 1_000));
     await ofOrg.query("rollback");
     await expect.poll(waiting).toContain("update roster.teams");
     expect((await call.answer).code).toBe("DEADLINE_EXCEEDED");
-    const endMs = performance.now();
-    await expect.poll(waiting, { interval: 20 }).toBe("");
-    expect(performance.now() - endMs).toBeLessThan(300);
+    await expect.poll(waiting, { timeout: 500, interval: 20 }).toBe("");
     await ofTeam.query("rollback");
     expect((await owner.teams.getTeam(request)).team).toEqual(team);
   });
 
   test("DEADLINE_EXCEEDED when it passes on the way; the work is not begun", async () => {
     const { orgId, owner } = await harness.current.tenant();
-    const correlationId = randomUUID();
     const request = create(createTeam.input, { team: { orgId, name: "Late" } });
     const status = await sendBytes(
       harness.current.server.port,
       "/roster.v1.TeamService/CreateTeam",
       frame(toBinary(createTeam.input, request)),
-      {
-        "grpc-timeout": "1n",
-        "x-request-id": correlationId,
-        authorization: `Bearer ${owner.token}`,
-      },
+      { "grpc-timeout": "1n", authorization: `Bearer ${owner.token}` },
     );
     expect(status).toBe("DEADLINE_EXCEEDED");
     expect((await owner.teams.listTeams({ orgId })).teams).toEqual([]);
   });
 
   test("is the server's default when the caller sends none, and its maximum when they send more", async () => {
-    const update = await blockedUpdate(hasty);
-    for (const [timeoutMs, least] of [
-      [undefined, 400],
-      [60_000, 800],
+    const hasty = await startHarness({
+      database: harness.current.urls,
+      deadlines: { defaultMs: 500, maximumMs: 1_500 },
+    });
+    onTestFinished(() => hasty.stop());
+    const update = await blockedUpdate(hasty.server.port);
+    for (const [timeoutMs, least, most] of [
+      [undefined, 500, 1_400],
+      [60_000, 1_500, 10_000],
     ] as const) {
       const correlationId = randomUUID();
       const metadata = { "x-request-id": correlationId };
@@ -142,7 +137,7 @@ describe("a deadline", () => {
       const { code, reason, elapsedMs } = await answer;
       expect({ code, reason }).toEqual({ code: "DEADLINE_EXCEEDED", reason: "DEADLINE_EXCEEDED" });
       expect(elapsedMs).toBeGreaterThan(least - 5);
-      expect(elapsedMs).toBeLessThan(least + 350);
+      expect(elapsedMs).toBeLessThan(most);
     }
     await update.expectNothingWritten("none");
   });
@@ -150,7 +145,7 @@ describe("a deadline", () => {
 
 describe("a caller who hangs up", () => {
   test("CANCELLED in the log too; nothing is written, and the server is well", async () => {
-    const update = await blockedUpdate(harness);
+    const update = await blockedUpdate();
     const correlationId = randomUUID();
     const call = update.start({ metadata: { "x-request-id": correlationId } });
     await expect.poll(update.running).toBe(1);

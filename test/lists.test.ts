@@ -165,6 +165,16 @@ describe("OrgService.ListOrgs", () => {
 });
 
 describe("UserService.ListUserOrgs", () => {
+  test("shows a token that is pinned to one org that org alone", async () => {
+    const [one, other] = [await harness.current.tenant(), await harness.current.tenant()];
+    const userId = one.memberId;
+    await other.owner.orgs.addOrgMember({ orgId: other.orgId, userId });
+    const pinned = await harness.current.as(userId, { org: other.orgId });
+    const seen = (await pinned.users.listUserOrgs({ userId })).userOrgs.map(({ org }) => org?.id);
+    expect(seen).toEqual([other.orgId]);
+    expect((await one.member.users.listUserOrgs({ userId })).userOrgs).toHaveLength(2);
+  });
+
   test("lists the orgs of a user, each with the membership", async () => {
     const { orgId, adminId, admin, owner } = await harness.current.tenant();
     const other = await harness.current.tenant();

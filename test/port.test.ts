@@ -144,7 +144,7 @@ describe("grpc.health.v1", () => {
     expect(stopped).toBe(false);
     await holder.query("rollback");
     expect((await running).response?.team?.name).toBe("After");
-    await expect.poll(() => stopped, { timeout: 2_000 }).toBe(true);
+    await expect.poll(() => stopped, { timeout: 5_000 }).toBe(true);
     await stopping;
   });
 });

@@ -203,7 +203,6 @@ lint(
       "lock_org to roster_app",
       "lock_owned_orgs to roster_directory",
       "make_partitions to roster_worker",
-      "record_denial to roster_app",
       "record_denial to roster_directory",
       "team_role to roster_app",
     ],

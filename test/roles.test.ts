@@ -1,5 +1,7 @@
+import { randomUUID } from "node:crypto";
 import { describe, expect, test } from "vitest";
 import { OrgMemberState } from "../src/gen/roster/v1/org_member_pb.ts";
+import { TeamVisibility } from "../src/gen/roster/v1/team_pb.ts";
 import { byHand } from "./console.ts";
 import { type Callers, refusal, type Tenant, useHarness } from "./harness.ts";
 
@@ -150,5 +152,32 @@ describe("A role of the org's own", () => {
     }
     const { orgs } = await harness.current.as(undertaker);
     expect((await orgs.deleteOrg({ orgId, force: true })).org?.deleteTime).toBeDefined();
+  });
+});
+
+describe("A role of the org's own", () => {
+  test("cannot hold a permission that owners lack, a blank or a null", async () => {
+    const tenant = await harness.current.tenant();
+    const odd = [["*"], ["org.get org.delete"], ["roster.platform"], [null as unknown as string]];
+    for (const [index, permissions] of odd.entries()) {
+      await expect(customRole(tenant, `odd-${index}`, ...permissions)).rejects.toThrow(
+        "roles_permissions_check",
+      );
+    }
+  });
+
+  test("can make no team below a secret one that it does not see, like below one that never was", async () => {
+    const tenant = await harness.current.tenant();
+    const { orgId, owner } = tenant;
+    await customRole(tenant, "builder", "teams.get", "teams.create");
+    const builder = await harness.current.as(await add(owner, orgId, "builder"));
+    const team = { orgId, name: "Moles", visibility: TeamVisibility.SECRET };
+    const secret = (await owner.teams.createTeam({ team })).team?.id ?? "";
+    const below = (parentTeamId: string) =>
+      refusal(builder.teams.createTeam({ team: { orgId, name: "Below", parentTeamId } }));
+    const random = randomUUID();
+    const absent = await below(random);
+    expect(absent).toMatchObject({ code: "NotFound", reason: "TEAM_NOT_FOUND" });
+    expect((await below(secret)).message).toBe(absent.message.replace(random, secret));
   });
 });

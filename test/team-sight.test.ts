@@ -35,6 +35,13 @@ const namesSeen = async ({ teams }: Callers, orgId: string): Promise<string[]> =
   (await teams.listTeams({ orgId })).teams.map(({ name }) => name);
 
 describe("A secret team", () => {
+  test("is not shown to an admin's token that was narrowed to reading", async () => {
+    const { orgId, adminId } = await world();
+    const narrowed = await harness.current.as(adminId, { scope: "teams.get" });
+    expect(await namesSeen(narrowed, orgId)).toEqual(["Crew", "Den", "Fans"]);
+    expect(await namesSeen(await harness.current.as(adminId), orgId)).toContain("Moles");
+  });
+
   test("does not exist for members without a role in it or above it, byte for byte", async () => {
     const { orgId, crew, moles, fans, member, memberId, joined } = await world();
     const insider = await joined(moles.id, MEMBER);

@@ -56,6 +56,20 @@ describe.each([
     expect(await pools.current.teams(name)).toBe(0);
   });
 
+  test("leaves a usable connection when its commit is refused before it runs", async () => {
+    // The pipelined driver's own commit is prepared once; the server then forgets it.
+    await pools.current.writing(async () => {});
+    const forgotten = pools.current.writing((unit) =>
+      unit.many(sql.typeAlias("void")`deallocate all`, { prepare: false }),
+    );
+    if (pipeline) await expect(forgotten).rejects.toMatchObject({ code: "26000" });
+    else await forgotten;
+    for (let i = 0; i < 3; i++) {
+      expect(await pools.current.reading().many(fresh())).toEqual([{ n: 7 }]);
+    }
+    await pools.current.writing((unit) => unit.many(fresh()));
+  });
+
   const addOrg = (id: string) => sql.type(z.object({ id: z.string() }))`
     insert into roster.orgs (id, name, slug) values (${id}, 'Ownerless', ${id}) returning id`;
   const traces = async (id: string): Promise<number> => {

@@ -237,6 +237,20 @@ describe("an e-mail", () => {
     });
   });
 
+  test("is kept composed, and the database itself knows it by both spellings", async () => {
+    const domain = at();
+    const { email } = await made({ email: `andre\u0301@${domain}` });
+    expect(email).toBe(`andr\u00e9@${domain}`);
+    const { admin } = harness.current;
+    await admin.query("begin; set local session_replication_role = replica");
+    const again = admin.query(
+      "insert into roster.users (id, email, name) values (gen_random_uuid(), $1, 'Again')",
+      [`Andre\u0301@${domain}`],
+    );
+    await expect(again).rejects.toMatchObject({ constraint: "users_email_key_key" });
+    await admin.query("rollback");
+  });
+
   test.each([
     ["ß and ss", "straße", "strasse"],
     ["ı and i", "ırmak", "irmak"],

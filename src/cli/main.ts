@@ -36,7 +36,7 @@ const messageOf = (error: unknown): string => {
   if (error instanceof AggregateError) return error.errors.map(messageOf).join("\n");
   const { message } = error as Error;
   if (/^cannot listen .*EADDRINUSE/.test(message))
-    return `${message}\nAnother program has this port; set GRPC_ADDR to another.`;
+    return `${message}\nAnother program, perhaps a Roster, has this port; set GRPC_ADDR to another.`;
   return /^cannot listen/.test(message) ? `${message}\nGRPC_ADDR names the address.` : message;
 };
 

@@ -16,7 +16,7 @@ const facts = `
     pg_has_role(current_user, $1, 'usage') as fits,
     array(
       select c.relname::text from pg_class c
-      where c.relnamespace = 'roster'::regnamespace and c.relkind in ('r', 'p')
+      where c.relnamespace = 'roster'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition
         and pg_has_role(current_user, c.relowner, 'usage') order by 1) as owned,
     array(
       select c.relname::text from pg_class c

@@ -61,10 +61,19 @@ interface Session {
   readonly wire: Wire;
   /** Names of statements whose own ParseComplete has arrived. */
   readonly prepared: Set<string>;
+  /** What prepared statements answer with, by their text. */
   readonly columns: Map<string, readonly Column[]>;
   status: TransactionStatus;
   current: Exchange | null;
+  /** Ends the names of statements, so that they can be made anew. */
+  generation: number;
 }
+
+const forget = (session: Session): void => {
+  session.prepared.clear();
+  session.columns.clear();
+  session.generation++;
+};
 
 interface Outcome {
   readonly tag: string;
@@ -113,20 +122,20 @@ class Exchange {
   }
 
   submit(): null {
-    const { wire, prepared, columns } = this.session;
+    const { wire, prepared, columns, generation } = this.session;
     // Values become text before anything is written, so that a bad one leaves the wire clean.
     const values = this.steps.map((step) => step.values.map(prepareValue));
     this.session.current = this;
     wire.stream.cork();
     this.steps.forEach((step, index) => {
-      const name = this.prepare ? nameOf(step.text) : "";
+      const name = this.prepare ? `${nameOf(step.text)}${generation || ""}` : "";
       if (name === "" || !(prepared.has(name) || this.parsing.includes(name))) {
         wire.parse({ name, text: step.text, types: [] });
         this.parsing.push(name);
       }
       wire.bind({ portal: "", statement: name, values: values[index] ?? [] });
       if (index === this.main) {
-        const known = name === "" ? undefined : columns.get(name);
+        const known = this.prepare ? columns.get(step.text) : undefined;
         if (known) this.columns = known;
         else wire.describe({ type: "P", name: "" });
       }
@@ -155,7 +164,7 @@ class Exchange {
   described(columns: readonly Column[]): void {
     this.columns = columns;
     const text = this.steps[this.main]?.text;
-    if (this.prepare && text !== undefined) this.session.columns.set(nameOf(text), columns);
+    if (this.prepare && text !== undefined) this.session.columns.set(text, columns);
   }
 
   handleDataRow(message: { fields: (string | null)[] }): void {
@@ -182,7 +191,9 @@ class Exchange {
   }
 
   /** An error of one statement ends with ReadyForQuery; only then is the connection usable again. */
-  handleError(error: Error & { severity?: string }): void {
+  handleError(error: Error & { severity?: string; code?: string }): void {
+    // The server lost a prepared statement, or the table under it changed: all are made anew, by new names.
+    if (error.code === "26000" || error.code === "0A000") forget(this.session);
     const lost =
       error.severity === undefined || error.severity === "FATAL" || error.severity === "PANIC";
     if (lost) {
@@ -208,10 +219,13 @@ class Exchange {
   }
 
   private finish(error: Error | null): void {
-    this.session.current = null;
+    // pg may have submitted the next one already.
+    if (this.session.current === this) this.session.current = null;
     this.settle(error, { tag: this.tag, columns: this.columns, rows: this.rows });
   }
 }
+
+const nothingToRollBack = { command: "ROLLBACK" as "SELECT", fields: [], rowCount: 0, rows: [] };
 
 /** How many flushes have been sent: what a test of round trips counts. */
 export interface RoundTrips {
@@ -242,6 +256,7 @@ export const createTenantDriver = (pipeline: boolean, roundTrips: RoundTrips): D
         columns: new Map(),
         status: "I",
         current: null,
+        generation: 0,
       };
       client.on("error", (error) => clientEventEmitter.emit("error", error));
       wire.on("readyForQuery", ({ status }) => {
@@ -286,6 +301,7 @@ export const createTenantDriver = (pipeline: boolean, roundTrips: RoundTrips): D
         query: async (text, values = []) => {
           const flight = flights.getStore();
           const before = flight?.before ?? [];
+          if (text === rollback.text && session.status === "I") return nothingToRollBack;
           if (!flight || (before.length === 0 && session.status === "I")) {
             throw new Error("refused to send a statement outside a tenant");
           }

@@ -136,7 +136,7 @@ export class ReadSession extends Session {
 }
 
 class WriteSession extends Session {
-  entered = false;
+  private entered = false;
   private readonly connection: CommonQueryMethods;
   private readonly entering: Entering;
   private readonly deadline: Deadline;
@@ -164,10 +164,7 @@ class WriteSession extends Session {
   async commit(): Promise<void> {
     if (this.deadline.remainingMs() <= 0 || this.deadline.signal.aborted)
       throw new DeadlinePassed();
-    const { entered } = this;
-    // A commit ends the transaction also when it fails; one that never came, because entering was refused, does not.
-    this.entered = !entered;
-    if (entered) await send(this.connection, { before: [], prepare: true }, committing);
+    if (this.entered) await send(this.connection, { before: [], prepare: true }, committing);
     else
       await send(
         this.connection,
@@ -180,8 +177,9 @@ class WriteSession extends Session {
       );
   }
 
+  /** Ends the transaction if the connection is in one: a commit that failed may have ended it, or not begun. */
   async rollback(): Promise<void> {
-    if (this.entered) await send(this.connection, { before: [], prepare: true }, rollingBack);
+    await send(this.connection, { before: [], prepare: true }, rollingBack);
   }
 }
 

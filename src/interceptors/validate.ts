@@ -35,6 +35,7 @@ export const validate = (sessions: Sessions): Interceptor => {
     }));
     await enterAlone(sessions, request.contextValues);
     const [first] = violations;
-    throw fail("FIELD_INVALID", { field: first?.field ?? "", rule: first?.rule ?? "" }, violations);
+    const reason = result.violations[0]?.ruleId === "required" ? "FIELD_REQUIRED" : "FIELD_INVALID";
+    throw fail(reason, { field: first?.field ?? "", rule: first?.rule ?? "" }, violations);
   };
 };

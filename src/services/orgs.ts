@@ -206,6 +206,7 @@ export const userOrgs = {
         from (
           select * from roster.org_members
           where user_id = ${userId} and state = 'ACTIVE' and (expire_time is null or expire_time > now())
+            and org_id = coalesce(${caller(context).orgId ?? null}::uuid, org_id)
             and org_id > ${after}::uuid
           order by org_id limit ${page.limit}) m
         join roster.orgs o on o.id = m.org_id
