@@ -69,6 +69,8 @@ const serve = async (env: NodeJS.ProcessEnv = {}): Promise<Serving> => {
 
 const stop = async ({ child, ended }: Serving, signal: NodeJS.Signals = "SIGTERM") => {
   child.kill(signal);
+  // npm hands on the Ctrl-C of a terminal, which this process heard by itself already.
+  if (signal === "SIGINT") setTimeout(() => child.kill(signal), 20);
   return ended;
 };
 
@@ -135,7 +137,7 @@ describe("a development server", () => {
       orgId: server.orgId,
       role: "owner",
     });
-    const { code, stderr, stdout: all } = await stop(server);
+    const { code, stderr, stdout: all } = await stop(server, "SIGINT");
     expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
     expect(await postmasters()).toEqual([]);
     // PostgreSQL was waited for, not just told to go.
@@ -154,7 +156,7 @@ describe("a development server", () => {
     expect(second.address).not.toBe(first.address);
     const name = "Kept";
     await (await operator(second)).users.createUser({ user: { name, email: "k@example.com" } });
-    expect(await stop(second, "SIGINT")).toMatchObject({ code: 0 });
+    expect(await stop(second)).toMatchObject({ code: 0 });
     expect(await names(first)).toContain(name);
     // What follows begins with a server that was killed.
     await stop(first, "SIGKILL");

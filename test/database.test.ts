@@ -57,11 +57,11 @@ const failures: Record<string, [object, (pools: Pools) => Promise<unknown>]> = {
   ],
   "a time limit": [
     { code: "57014" },
-    (pools) => pools.reading(pools.tenant.ownerId, 100).many(sleeping(20)),
+    (pools) => pools.reading(pools.tenant.ownerId, 300).many(sleeping(20)),
   ],
   "a time limit in a mutation": [
     { code: "57014" },
-    (pools) => pools.writing((unit) => unit.many(sleeping(20)), { ms: 100 }),
+    (pools) => pools.writing((unit) => unit.many(sleeping(20)), { ms: 300 }),
   ],
   "a handler that throws": [
     { message: "thrown" },
