@@ -15,7 +15,7 @@ export const byHand = async (
     await admin.query(
       `select set_config('roster.entry_id', $1, true), set_config('roster.held_permissions', '*', true),
         set_config('roster.subject', 'service:console', true), set_config('roster.method', 'console', true),
-        set_config('roster.correlation_id', 'console', true)`,
+        set_config('roster.correlation_id', 'console', true), set_config('roster.team_sight', 'all', true)`,
       [randomUUID()],
     );
     await admin.query(text, [...values]);

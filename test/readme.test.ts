@@ -64,7 +64,7 @@ describe("README", () => {
     expect(stdout).toContain("refused: ETAG_STALE");
     expect(stderr).toContain("the resource changed; its etag is now");
     expect(stdout).toContain("refused: ORG_NOT_ALLOWED");
-    expect(stderr).toContain("this org is not yours to select");
+    expect(stderr).toContain("no such org for you");
   }, 60_000);
 
   test("shows the access table that protos and database make", async () => {

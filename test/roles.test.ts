@@ -155,7 +155,7 @@ describe("A role of the org's own", () => {
   });
 });
 
-describe("A role of the org's own", () => {
+describe("A role that the org made", () => {
   test("cannot hold a permission that owners lack, a blank or a null", async () => {
     const tenant = await harness.current.tenant();
     const odd = [["*"], ["org.get org.delete"], ["roster.platform"], [null as unknown as string]];

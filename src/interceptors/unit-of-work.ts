@@ -1,21 +1,18 @@
 import { MethodOptions_IdempotencyLevel as Idempotency } from "@bufbuild/protobuf/wkt";
-import { Code, type ConnectError, type ContextValues, type Interceptor } from "@connectrpc/connect";
-import { v7 as uuid } from "uuid";
+import { Code, type ContextValues, type Interceptor } from "@connectrpc/connect";
 import {
   type Access,
   accessOf,
   type Caller,
   callerOf,
-  correlationIdOf,
   deadlineOf,
   type Entry,
   keys,
 } from "../context.ts";
 import type { Step } from "../database/driver.ts";
 import type { TenantPool } from "../database/pool.ts";
-import { sql } from "../database/sql.ts";
 import { inTransaction, ReadSession } from "../database/unit-of-work.ts";
-import { failureOf, reasonOf } from "../errors.ts";
+import { failureOf } from "../errors.ts";
 
 /** The pools of the two roles that callers come through. */
 export interface Sessions {
