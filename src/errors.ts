@@ -288,7 +288,7 @@ const ofDatabase = (error: DatabaseError): ConnectError | null => {
   const away =
     // Slonik's errors all have the name of Error.
     error.constructor.name === "ConnectionError" ||
-    /^(08|28|53|57P|ECONN|EPIPE|ETIMEDOUT|ENOTFOUND|EHOSTUNREACH)/.test(code ?? "") ||
+    /^(08|25006|28|53|57P|ECONN|EPIPE|ETIMEDOUT|ENOTFOUND|EHOSTUNREACH)/.test(code ?? "") ||
     /terminated|timeout exceeded when trying to connect|not queryable/i.test(error.message);
   return away ? fail("DATABASE_UNAVAILABLE") : null;
 };

@@ -35,6 +35,12 @@ export interface TokenOptions {
   readonly expires?: string | number;
 }
 
+/** Whether the servers under test pipeline; `DATABASE_PIPELINE=off` runs the suite without. */
+export const pipelined = process.env.DATABASE_PIPELINE !== "off";
+
+/** Flushes that a read costs: alone, or as BEGIN, enter, query and COMMIT one by one. */
+export const flushesOfRead = pipelined ? 1 : 4;
+
 export const issuer = "roster-test";
 export const audience = "roster";
 
@@ -197,7 +203,7 @@ export const startHarness = async (options: Partial<ServerOptions> = {}): Promis
     address: { host: "127.0.0.1", port: 0 },
     database: urls,
     poolSize: 6,
-    pipeline: process.env.DATABASE_PIPELINE !== "off",
+    pipeline: pipelined,
     trust: { jwks: { file }, issuer, audience, orgClaim: "org" },
     tokenSecret: "a secret of at least thirty-two characters",
     purgeAfterDays: 30,

@@ -1,28 +1,11 @@
 import { describe, expect, test } from "vitest";
 import { OrgMemberState } from "../src/gen/roster/v1/org_member_pb.ts";
 import { type Callers, refusal, slug, useHarness } from "./harness.ts";
+import { ownedOrg } from "./owned-org.ts";
 
 const harness = useHarness();
 
-interface Owned {
-  readonly orgId: string;
-  readonly ownerIds: readonly string[];
-}
-
-/** An org with so many owners and nobody else. */
-const owned = async (count: number, ids: readonly string[] = []): Promise<Owned> => {
-  const { ops } = harness.current;
-  const ownerIds = [...ids];
-  while (ownerIds.length < count) ownerIds.push(await harness.current.user());
-  const [first = "", ...others] = ownerIds;
-  const { org } = await ops.orgs.createOrg({
-    org: { name: "Org", slug: slug() },
-    ownerUserId: first,
-  });
-  const orgId = org?.id ?? "";
-  for (const userId of others) await ops.orgs.addOrgMember({ orgId, userId, role: "owner" });
-  return { orgId, ownerIds };
-};
+const owned = (count: number, ids?: readonly string[]) => ownedOrg(harness.current, count, ids);
 
 /** Every way by which an org may lose an owner. */
 const losses = {

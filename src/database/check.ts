@@ -17,7 +17,7 @@ const facts = `
     array(
       select c.relname::text from pg_class c
       where c.relnamespace = 'roster'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition
-        and pg_has_role(current_user, c.relowner, 'usage') order by 1) as owned,
+        and pg_has_role(current_user, c.relowner, 'member') order by 1) as owned,
     array(
       select c.relname::text from pg_class c
       where c.relnamespace = 'roster'::regnamespace and c.relkind in ('r', 'p')
