@@ -1,6 +1,6 @@
+import { randomUUID } from "node:crypto";
 import { ConnectError, type Interceptor } from "@connectrpc/connect";
 import type { Logger } from "pino";
-import { v7 as uuid } from "uuid";
 import { keys } from "../context.ts";
 import { reasonOf } from "../errors.ts";
 import { Code, CodeSchema } from "../gen/google/rpc/code_pb.ts";
@@ -21,7 +21,7 @@ export const telemetry =
   async (request) => {
     const start = performance.now();
     const given = request.header.get("x-request-id");
-    const correlationId = given !== null && printable.test(given) ? given : uuid();
+    const correlationId = given !== null && printable.test(given) ? given : randomUUID();
     const { contextValues: values } = request;
     values.set(keys.correlationId, correlationId);
     const line = (code: number, reason?: string): void => {

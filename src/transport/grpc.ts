@@ -251,12 +251,17 @@ const unary = (
     last,
   );
   return (call, callback) => {
-    chain(new Call(call, method)).then(
+    const request = new Call(call, method);
+    chain(request).then(
       (response) => {
+        request.answered = true;
         call.sendMetadata(metadataOf(response.header));
         callback(null, response.message, metadataOf(response.trailer));
       },
-      (error: unknown) => callback(statusOf(error)),
+      (error: unknown) => {
+        request.answered = true;
+        callback(statusOf(error));
+      },
     );
   };
 };
@@ -268,6 +273,8 @@ class Call implements UnaryRequest, HandlerContext {
   readonly protocolName = "grpc";
   readonly method: DescMethodUnary;
   readonly contextValues: ContextValues = createContextValues();
+  /** grpc-js says `cancelled` at the end of every call; after the answer nobody needs to hear it. */
+  answered = false;
   private readonly call: grpc.ServerUnaryCall<Message | Undecodable, Message>;
   private headers: Headers | undefined;
   private response: Headers | undefined;
@@ -329,7 +336,10 @@ class Call implements UnaryRequest, HandlerContext {
       const controller = new AbortController();
       this.controller = controller;
       if (this.call.cancelled) controller.abort();
-      else this.call.on("cancelled", () => controller.abort());
+      else
+        this.call.once("cancelled", () => {
+          if (!this.answered) controller.abort();
+        });
     }
     return this.controller.signal;
   }
