@@ -241,6 +241,28 @@ describe("a database that is away", () => {
     await client.end();
   };
 
+  test("UNAVAILABLE to mutations while it is read-only, as after a failover, and open to reads", async () => {
+    const { orgId, owner } = await harness.current.tenant();
+    const { rows } = await harness.current.admin.query("select current_database() as name");
+    const setting = `database ${rows[0].name} set default_transaction_read_only`;
+    const cutAll = async (): Promise<void> => {
+      const cut = "select pg_terminate_backend(unnest($1::int[]))";
+      await harness.current.admin.query(cut, [await backends()]);
+      await vi.waitFor(async () => expect(await backends()).toEqual([]), patience);
+    };
+    await harness.current.admin.query(`alter ${setting} = on`);
+    try {
+      await cutAll();
+      await vi.waitFor(() => owner.orgs.getOrg({ orgId }), patience);
+      const refused = await refusal(owner.teams.createTeam({ team: { orgId, name: "Crew" } }));
+      expect(refused).toMatchObject({ code: "Unavailable", reason: "DATABASE_UNAVAILABLE" });
+    } finally {
+      await harness.current.admin.query(`alter ${setting} = off`);
+      await cutAll();
+    }
+    await vi.waitFor(() => owner.orgs.getOrg({ orgId }), patience);
+  });
+
   test("UNAVAILABLE until it is back, and no server starts meanwhile", async () => {
     const { orgId, owner } = await harness.current.tenant();
     await setAway(true);

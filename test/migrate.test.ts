@@ -200,6 +200,25 @@ describe("checkDatabase", () => {
     await expect(refused).rejects.toThrow(/owns .*\bteams\b/);
   });
 
+  test("refuses a role that could become the schema's owner without inheriting from it", async () => {
+    const urls = await migrated();
+    const role = `test_${randomUUID().replaceAll("-", "")}`;
+    // Before 16 a membership always follows its role, which inherits; it is refused all the same.
+    await asAdmin(
+      urls.admin,
+      `create role ${role} login password 'x' in role roster_app;
+       do $$ begin
+         execute 'grant roster_owner to ${role}'
+           || case when current_setting('server_version_num')::int >= 160000 then ' with inherit false' else '' end;
+       end $$`,
+    );
+    undone.push(() => asAdmin(urls.admin, `drop role ${role}`));
+    const url = new URL(urls.app);
+    url.username = role;
+    url.password = "x";
+    await expect(checkDatabase(url.href, "roster_app")).rejects.toThrow(/owns .*\bteams\b/);
+  });
+
   test("refuses the role of the other pool", async () => {
     const urls = await migrated();
     await expect(check(urls, urls.directory)).rejects.toThrow(/not roster_app/);

@@ -24,3 +24,14 @@ export const ownedOrg = async (
   for (const userId of others) await ops.orgs.addOrgMember({ orgId, userId, role: "owner" });
   return { orgId, ownerIds };
 };
+
+/** How many owners of an org count: live and active users with an active membership. */
+export const activeOwners = async ({ admin }: Harness, orgId: string): Promise<number> => {
+  const { rows } = await admin.query(
+    `select count(*)::int as count from roster.org_members m join roster.users u on u.id = m.user_id
+      where m.org_id = $1 and m.role = 'owner' and m.state = 'ACTIVE' and u.state = 'ACTIVE'
+        and u.delete_time is null`,
+    [orgId],
+  );
+  return rows[0].count;
+};

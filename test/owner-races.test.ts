@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { OrgMemberState } from "../src/gen/roster/v1/org_member_pb.ts";
 import { type Callers, refusal, slug, useHarness } from "./harness.ts";
-import { ownedOrg } from "./owned-org.ts";
+import { activeOwners, ownedOrg } from "./owned-org.ts";
 
 const harness = useHarness();
 
@@ -19,17 +19,6 @@ const losses = {
     harness.current.ops.users.deleteUser({ userId }),
 };
 const ways = Object.keys(losses) as (keyof typeof losses)[];
-
-/** How many owners of an org count: live and active users with an active membership. */
-const activeOwners = async (orgId: string): Promise<number> => {
-  const { rows } = await harness.current.admin.query(
-    `select count(*)::int as count from roster.org_members m join roster.users u on u.id = m.user_id
-      where m.org_id = $1 and m.role = 'owner' and m.state = 'ACTIVE' and u.state = 'ACTIVE'
-        and u.delete_time is null`,
-    [orgId],
-  );
-  return rows[0].count;
-};
 
 /** Lets calls race and returns the reasons of those that were refused. */
 const race = async (calls: readonly Promise<unknown>[]): Promise<string[]> => {
@@ -57,7 +46,7 @@ describe("Two owners at the same instant", () => {
       const reasons = await race([losses[one](first, orgId, b), losses[other](second, orgId, a)]);
       expect(reasons).toHaveLength(1);
       expect(fair).toContain(reasons[0]);
-      expect(await activeOwners(orgId)).toBe(1);
+      expect(await activeOwners(harness.current, orgId)).toBe(1);
     }
   });
 
@@ -68,7 +57,7 @@ describe("Two owners at the same instant", () => {
       const way = round % 2 === 0 ? losses.remove : losses.demote;
       const reasons = await race(callers.map((caller, i) => way(caller, orgId, ownerIds[i] ?? "")));
       expect(reasons).toEqual(["LAST_OWNER"]);
-      expect(await activeOwners(orgId)).toBe(1);
+      expect(await activeOwners(harness.current, orgId)).toBe(1);
     }
   });
 });
@@ -112,7 +101,7 @@ describe("A crowd of owners of several orgs", () => {
         ...[...ownerIds, heir].map((userId) => ops.users.deleteUser({ userId })),
       ]);
       for (const reason of reasons) expect(outcomes).toContain(reason);
-      for (const id of orgIds) expect(await activeOwners(id)).toBeGreaterThan(0);
+      for (const id of orgIds) expect(await activeOwners(harness.current, id)).toBeGreaterThan(0);
     }
   });
 });

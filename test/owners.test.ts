@@ -3,7 +3,7 @@ import { describe, expect, test } from "vitest";
 import { OrgMemberState } from "../src/gen/roster/v1/org_member_pb.ts";
 import { byHand } from "./console.ts";
 import { type Callers, refusal, useHarness } from "./harness.ts";
-import { ownedOrg } from "./owned-org.ts";
+import { activeOwners, ownedOrg } from "./owned-org.ts";
 
 const harness = useHarness();
 
@@ -35,17 +35,6 @@ const lastOwner = (...orgIds: string[]) => ({
   metadata: { org_ids: orgIds.join(",") },
 });
 
-/** How many owners of an org count: live and active users with an active membership. */
-const activeOwners = async (orgId: string): Promise<number> => {
-  const { rows } = await harness.current.admin.query(
-    `select count(*)::int as count from roster.org_members m join roster.users u on u.id = m.user_id
-      where m.org_id = $1 and m.role = 'owner' and m.state = 'ACTIVE' and u.state = 'ACTIVE'
-        and u.delete_time is null`,
-    [orgId],
-  );
-  return rows[0].count;
-};
-
 describe("The last owner of an org", () => {
   test.each(ways)("FAILED_PRECONDITION to %s them, by themselves or by platform", async (way) => {
     const { orgId, ownerIds } = await owned(1);
@@ -62,7 +51,7 @@ describe("The last owner of an org", () => {
     const [first = "", second = ""] = ownerIds;
     const self = await harness.current.as(first);
     await losses[way](self, orgId, first);
-    expect(await activeOwners(orgId)).toBe(1);
+    expect(await activeOwners(harness.current, orgId)).toBe(1);
     const left = await refusal(losses[way](await harness.current.as(second), orgId, second));
     expect(left).toMatchObject(lastOwner(orgId));
   });
@@ -79,7 +68,7 @@ describe("The last owner of an org", () => {
     // Those two may go: they were no support.
     await losses.remove(ops, orgId, second);
     await losses.delete(ops, orgId, third);
-    expect(await activeOwners(orgId)).toBe(1);
+    expect(await activeOwners(harness.current, orgId)).toBe(1);
   });
 
   test("of several orgs at once cannot be deleted, and the refusal names just those", async () => {

@@ -80,6 +80,14 @@ describe("UserService.GetProfile", () => {
 });
 
 describe("UserService.UpdateProfile", () => {
+  test("takes settings up to 64 KiB of compact JSON, however many commas they have", async () => {
+    const userId = await harness.current.user();
+    const settings = { ones: Array.from({ length: 30_000 }, () => 1) };
+    const { users } = harness.current.ops;
+    const { profile } = await users.updateProfile({ profile: { userId, settings } });
+    expect(profile?.settings).toEqual(settings);
+  });
+
   test("changes the populated fields without a mask and counts the version", async () => {
     const userId = await harness.current.user();
     const self = await harness.current.as(userId);

@@ -166,6 +166,12 @@ describe("A role that the org made", () => {
     }
   });
 
+  test("INVALID_ARGUMENT when it is not there, before the user is looked for", async () => {
+    const { orgId, admin } = await harness.current.tenant();
+    const call = admin.orgs.addOrgMember({ orgId, userId: randomUUID(), role: "nothing" });
+    expect(await refusal(call)).toMatchObject({ code: "InvalidArgument", reason: "ROLE_UNKNOWN" });
+  });
+
   test("can make no team below a secret one that it does not see, like below one that never was", async () => {
     const tenant = await harness.current.tenant();
     const { orgId, owner } = tenant;

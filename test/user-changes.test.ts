@@ -1,21 +1,11 @@
 import { randomUUID } from "node:crypto";
-import type { MessageInitShape } from "@bufbuild/protobuf";
 import { describe, expect, test } from "vitest";
-import type { UserSchema } from "../src/gen/roster/v1/user_pb.ts";
 import { refusal, useHarness } from "./harness.ts";
+import { address, makeUser, type UserInit } from "./made-user.ts";
 
 const harness = useHarness();
 
-type UserInit = MessageInitShape<typeof UserSchema>;
-
-const address = (): string => `${randomUUID()}@example.com`;
-
-/** A new user with what the test wants of it. */
-const made = async (user: UserInit = {}) => {
-  const init = { email: address(), name: "Some One", ...user } as UserInit;
-  const response = await harness.current.ops.users.createUser({ user: init });
-  return response.user ?? expect.fail("no user came back");
-};
+const made = (user: UserInit = {}) => makeUser(harness.current, user);
 
 /** UpdateUser as the operator; a mask makes the difference between absent and cleared. */
 const update = async (user: UserInit, ...paths: string[]) => {
@@ -27,6 +17,13 @@ const labelsUpTo = (count: number, prefix = "k"): Record<string, string> =>
   Object.fromEntries(Array.from({ length: count }, (_, i) => [`${prefix}${i}`, "v"]));
 
 describe("UserService.UpdateUser", () => {
+  test("takes a mask without paths for none: the populated fields change", async () => {
+    const { id } = await made({ name: "Old" });
+    const user = { id, name: "New" };
+    const answer = await harness.current.ops.users.updateUser({ user, updateMask: { paths: [] } });
+    expect(answer.user?.name).toBe("New");
+  });
+
   test("changes the populated fields without a mask and counts the version", async () => {
     const user = await made({ externalId: randomUUID(), labels: { a: "1" } });
     const email = address();

@@ -1,21 +1,11 @@
 import { randomUUID } from "node:crypto";
-import type { MessageInitShape } from "@bufbuild/protobuf";
 import { describe, expect, test } from "vitest";
-import type { UserSchema } from "../src/gen/roster/v1/user_pb.ts";
 import { refusal, useHarness } from "./harness.ts";
+import { address, makeUser, type UserInit } from "./made-user.ts";
 
 const harness = useHarness();
 
-type UserInit = MessageInitShape<typeof UserSchema>;
-
-const address = (): string => `${randomUUID()}@example.com`;
-
-/** A new user with what the test wants of it. */
-const made = async (user: UserInit = {}) => {
-  const init = { email: address(), name: "Some One", ...user } as UserInit;
-  const response = await harness.current.ops.users.createUser({ user: init });
-  return response.user ?? expect.fail("no user came back");
-};
+const made = (user: UserInit = {}) => makeUser(harness.current, user);
 
 describe("UserService.DeleteUser", () => {
   test("marks the user, to be purged 30 days later", async () => {

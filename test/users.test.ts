@@ -2,23 +2,15 @@ import { randomUUID } from "node:crypto";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { describe, expect, test } from "vitest";
 import { ActorKind } from "../src/gen/roster/v1/audit_pb.ts";
-import { type UserSchema, UserState } from "../src/gen/roster/v1/user_pb.ts";
+import { UserState } from "../src/gen/roster/v1/user_pb.ts";
 import type { CreateUserRequestSchema } from "../src/gen/roster/v1/user_service_pb.ts";
 import { View } from "../src/gen/roster/v1/view_pb.ts";
 import { flushesOfRead, refusal, useHarness } from "./harness.ts";
+import { address, makeUser, type UserInit } from "./made-user.ts";
 
 const harness = useHarness();
 
-type UserInit = MessageInitShape<typeof UserSchema>;
-
-const address = (): string => `${randomUUID()}@example.com`;
-
-/** A new user with what the test wants of it. */
-const made = async (user: UserInit = {}) => {
-  const init = { email: address(), name: "Some One", ...user } as UserInit;
-  const response = await harness.current.ops.users.createUser({ user: init });
-  return response.user ?? expect.fail("no user came back");
-};
+const made = (user: UserInit = {}) => makeUser(harness.current, user);
 
 const labelsUpTo = (count: number, prefix = "k"): Record<string, string> =>
   Object.fromEntries(Array.from({ length: count }, (_, i) => [`${prefix}${i}`, "v"]));

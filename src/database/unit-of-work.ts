@@ -3,7 +3,7 @@
  * between. A mutation is one transaction whose first flush carries BEGIN, `enter` and the first statement.
  */
 import { setTimeout as delay } from "node:timers/promises";
-import { type CommonQueryMethods, NotFoundError } from "slonik";
+import type { CommonQueryMethods } from "slonik";
 import type { z } from "zod";
 import { begin, commit, type Flight, flights, type Step } from "./driver.ts";
 import { type Deadline, DeadlinePassed, type TenantPool } from "./pool.ts";
@@ -76,7 +76,7 @@ const send = async <Row extends z.ZodType>(
     return (await flights.run(flight, () => connection.any(query))) as readonly z.output<Row>[];
   } catch (error) {
     // A row that does not fit its schema is our fault, not the connection's.
-    const ours = error instanceof NotFoundError || (error as Error).name === "ZodError";
+    const ours = (error as Error).name === "ZodError";
     throw answered(error) || ours ? error : new Unanswered("connection lost", { cause: error });
   }
 };
