@@ -75,7 +75,7 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
     stop: async () => {
       server.setServing(false);
       await server.stop(graceMs);
-      await Promise.all([app.slonik.end(), directory.slonik.end()]);
+      await Promise.all([app.end(), directory.end()]);
     },
   };
 };

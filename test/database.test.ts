@@ -5,7 +5,7 @@ import { flights } from "../src/database/driver.ts";
 import { openPool, type TenantPool } from "../src/database/pool.ts";
 import { sql } from "../src/database/sql.ts";
 import { useHarness } from "./harness.ts";
-import { clean, failing, fresh, number, Pools, sleeping, usePools } from "./pools.ts";
+import { clean, failing, fresh, number, Pools, sleeping, usePools, within } from "./pools.ts";
 
 const harness = useHarness();
 
@@ -92,14 +92,16 @@ describe.each([
   });
 
   test("is sent nothing outside a tenant", async () => {
-    const { slonik, roundTrips } = pools.current.app;
-    const { count } = roundTrips;
-    const bare = () => slonik.any(sql.type(number)`select 1 as n`);
+    const { app } = pools.current;
+    const { count } = app.roundTrips;
+    const loan = await app.take(within(1_000));
+    const bare = () => loan.connection.any(sql.type(number)`select 1 as n`);
     await expect(bare()).rejects.toThrow("outside a tenant");
     const unentered = flights.run({ before: [], prepare: true }, bare);
     await expect(unentered).rejects.toThrow("outside a tenant");
-    await expect(slonik.transaction(bare)).rejects.toThrow("outside a tenant");
-    expect(roundTrips.count).toBe(count);
+    await expect(loan.connection.transaction(bare)).rejects.toThrow("outside a tenant");
+    expect(app.roundTrips.count).toBe(count);
+    app.give(loan);
   });
 
   test.each(Object.entries(failures))("is as new after %s", async (_, [error, fail]) => {
@@ -139,13 +141,13 @@ describe.each([
 
 describe("a prepared statement", () => {
   const row = z.object({ name: z.string() });
-  const namesOf = async ({ slonik }: TenantPool): Promise<string[]> => {
+  const namesOf = async (pool: TenantPool): Promise<string[]> => {
     const before = [{ text: "select 1", values: [] }];
+    const loan = await pool.take(within(10_000));
     const rows = await flights.run({ before, prepare: false }, () =>
-      slonik.connect((connection) =>
-        connection.any(sql.type(row)`select name from pg_prepared_statements`),
-      ),
+      loan.connection.any(sql.type(row)`select name from pg_prepared_statements`),
     );
+    pool.give(loan);
     return rows.map(({ name }) => name).sort();
   };
 
@@ -159,7 +161,7 @@ describe("a prepared statement", () => {
       for (const query of [...queries, ...queries]) await session.many(query);
       await session.many(fresh(), { prepare: false });
       const names = await namesOf(app);
-      await app.slonik.end();
+      await app.end();
       return names;
     };
     const names = await used(true);

@@ -11,7 +11,17 @@ import type { Harness, Tenant } from "./harness.ts";
 /** A deadline so many milliseconds from now. */
 export const within = (ms: number): Deadline => {
   const end = performance.now() + ms;
-  return { remainingMs: () => end - performance.now(), signal: AbortSignal.timeout(ms) };
+  const signal = AbortSignal.timeout(ms);
+  return {
+    remainingMs: () => end - performance.now(),
+    get over() {
+      return signal.aborted;
+    },
+    onOver: (listener) => {
+      signal.addEventListener("abort", listener, { once: true });
+      return () => signal.removeEventListener("abort", listener);
+    },
+  };
 };
 
 /** The statement by which the service enters an org; with an entry it opens a mutation. */
@@ -105,9 +115,9 @@ export class Pools {
   /** What a borrower of the app's connection finds who enters nothing. */
   async probe(): Promise<Probe> {
     const before = [{ text: "select 1", values: [] }];
+    const loan = await this.app.take(within(10_000));
     const rows = await flights.run({ before, prepare: false }, () =>
-      this.app.slonik.connect((connection) =>
-        connection.any(sql.type(probeRow)`
+      loan.connection.any(sql.type(probeRow)`
           select pg_backend_pid() as pid, (
             select jsonb_object_agg(name, value)
             from unnest('{roster.org_id, roster.actor, roster.platform, roster.entry_id, roster.subject,
@@ -116,8 +126,8 @@ export class Pools {
               role, search_path}'::text[]) name
             cross join lateral current_setting(name, true) value
             where value <> '') as settings`),
-      ),
     );
+    this.app.give(loan);
     return rows[0] as Probe;
   }
 }
@@ -150,7 +160,7 @@ export const usePools = (
       await harness.current.tenant(),
     );
   });
-  afterAll(() => Promise.all([pools?.app.slonik.end(), pools?.directory.slonik.end()]));
+  afterAll(() => Promise.all([pools?.app.end(), pools?.directory.end()]));
   return {
     get current() {
       if (!pools) throw new Error("the pools are there inside tests only");

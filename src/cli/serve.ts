@@ -72,6 +72,7 @@ const start = async (config: Config, log: Logger): Promise<() => Promise<void>> 
     const address = `${host.includes(":") ? `[${host}]` : host}:${server.port}`;
     const shown = development && !config.identity && (await introduction(config, address, log));
     log.info(`listening on ${address}`);
+    log.flush();
     if (shown) process.stdout.write(shown);
   } catch (error) {
     await stop();
@@ -81,11 +82,19 @@ const start = async (config: Config, log: Logger): Promise<() => Promise<void>> 
 };
 
 /** JSON lines for machines; in development, for a person at a terminal, lines to read. */
-const logOf = ({ dev, logLevel: level }: Config): Logger =>
-  dev && process.stdout.isTTY
-    ? pino({ level }, { write: (line: string) => void process.stdout.write(readable(line)) })
-    : // In development written at once, so that what is shown beside the log comes in its order.
-      pino({ level }, pino.destination({ dest: 1, sync: dev }));
+const logOf = ({ dev, logLevel: level }: Config): Logger => {
+  if (dev && process.stdout.isTTY)
+    return pino({ level }, { write: (line: string) => void process.stdout.write(readable(line)) });
+  // In development written at once, so that what is shown beside the log comes in its order.
+  if (dev) return pino({ level }, pino.destination({ dest: 1, sync: true }));
+  // A write for each line would cost a call more than its query does. What waits is written at the exit too.
+  const destination = pino.destination({ dest: 1, sync: false, minLength: 8 * 1024 });
+  setInterval(() => destination.flush(), logDelayMs).unref();
+  return pino({ level }, destination);
+};
+
+/** How long a line of the log may wait for others. */
+const logDelayMs = 200;
 
 /** A line of the log as a person reads it. */
 const readable = (line: string): string => {

@@ -7,9 +7,11 @@
  */
 import { AsyncLocalStorage } from "node:async_hooks";
 import { createHash } from "node:crypto";
+import { channel } from "node:diagnostics_channel";
 import pg from "pg";
 import { prepareValue } from "pg/lib/utils.js";
 import { createDriverFactory, type DriverFactory } from "slonik";
+import { Packet } from "./packet.ts";
 import { parserOf } from "./types.ts";
 
 /** One statement with its values. */
@@ -42,12 +44,7 @@ interface Column {
 
 /** The parts of pg's connection that its types leave out. */
 interface Wire {
-  stream: { cork(): void; uncork(): void };
-  parse(message: { name: string; text: string; types: readonly number[] }): void;
-  bind(message: { portal: string; statement: string; values: readonly unknown[] }): void;
-  describe(message: { type: "P"; name: string }): void;
-  execute(message: { portal: string; rows: number }): void;
-  sync(): void;
+  stream: { write(bytes: Buffer): void };
   on(event: "readyForQuery", listener: (message: { status: TransactionStatus }) => void): void;
   on(event: "parseComplete" | "noData", listener: () => void): void;
   once(event: "readyForQuery" | "end", listener: () => void): void;
@@ -59,6 +56,7 @@ type TransactionStatus = "I" | "T" | "E";
 /** What one connection knows of itself. */
 interface Session {
   readonly wire: Wire;
+  readonly packet: Packet;
   /** Names of statements whose own ParseComplete has arrived. */
   readonly prepared: Set<string>;
   /** What prepared statements answer with, by their text. */
@@ -122,27 +120,26 @@ class Exchange {
   }
 
   submit(): null {
-    const { wire, prepared, columns, generation } = this.session;
-    // Values become text before anything is written, so that a bad one leaves the wire clean.
+    const { wire, packet, prepared, columns, generation } = this.session;
+    // Values become text before anything is packed, so that a bad one leaves the packet clean.
     const values = this.steps.map((step) => step.values.map(prepareValue));
     this.session.current = this;
-    wire.stream.cork();
     this.steps.forEach((step, index) => {
       const name = this.prepare ? `${nameOf(step.text)}${generation || ""}` : "";
       if (name === "" || !(prepared.has(name) || this.parsing.includes(name))) {
-        wire.parse({ name, text: step.text, types: [] });
+        packet.parse(name, step.text);
         this.parsing.push(name);
       }
-      wire.bind({ portal: "", statement: name, values: values[index] ?? [] });
+      packet.bind(name, values[index] ?? []);
       if (index === this.main) {
         const known = this.prepare ? columns.get(step.text) : undefined;
         if (known) this.columns = known;
-        else wire.describe({ type: "P", name: "" });
+        else packet.describe();
       }
-      wire.execute({ portal: "", rows: 0 });
+      packet.execute();
     });
-    wire.sync();
-    wire.stream.uncork();
+    packet.sync();
+    wire.stream.write(packet.take());
     return null;
   }
 
@@ -227,6 +224,9 @@ class Exchange {
 
 const nothingToRollBack = { command: "ROLLBACK" as "SELECT", fields: [], rowCount: 0, rows: [] };
 
+/** Tells who listens which statements go out in one flush, with their values. */
+const flushed = channel("roster:flush");
+
 /** How many flushes have been sent: what a test of round trips counts. */
 export interface RoundTrips {
   count: number;
@@ -252,6 +252,7 @@ export const createTenantDriver = (pipeline: boolean, roundTrips: RoundTrips): D
       const wire = (client as unknown as { connection: Wire }).connection;
       const session: Session = {
         wire,
+        packet: new Packet(),
         prepared: new Set(),
         columns: new Map(),
         status: "I",
@@ -268,6 +269,7 @@ export const createTenantDriver = (pipeline: boolean, roundTrips: RoundTrips): D
       const exchange = (steps: readonly Step[], main: number, prepare: boolean): Promise<Outcome> =>
         new Promise((resolve, reject) => {
           roundTrips.count++;
+          if (flushed.hasSubscribers) flushed.publish(steps);
           const settle = (error: Error | null, outcome: Outcome): void =>
             error ? reject(error) : resolve(outcome);
           client.query(

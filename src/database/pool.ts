@@ -1,5 +1,5 @@
-/** Slonik pools over the tenant driver, each behind a gate that knows deadlines. */
-import { createPool, type DatabasePool, type Interceptor } from "slonik";
+/** Pools of Slonik connections over the tenant driver, which know deadlines and refuse what they cannot serve. */
+import { type CommonQueryMethods, createPool, type DatabasePool, type Interceptor } from "slonik";
 import type { z } from "zod";
 import { createTenantDriver, type RoundTrips } from "./driver.ts";
 
@@ -7,8 +7,10 @@ import { createTenantDriver, type RoundTrips } from "./driver.ts";
 export interface Deadline {
   /** Milliseconds left, zero or less once it has passed. */
   remainingMs(): number;
-  /** Aborted when the deadline passes or the caller goes away. */
-  readonly signal: AbortSignal;
+  /** True once the deadline passed or the caller went away. */
+  readonly over: boolean;
+  /** Calls back when it is over, unless the function that it returns was called before. */
+  onOver(listener: () => void): () => void;
 }
 
 /** The database cannot take the call now; the caller may try again. */
@@ -21,70 +23,6 @@ export class DeadlinePassed extends Error {
   override readonly name = "DeadlinePassed";
 }
 
-interface Waiter {
-  readonly enter: () => void;
-}
-
-/**
- * Lets as many calls to the pool as it has connections, and a bounded queue wait. Slonik itself queues
- * without a bound, a timeout or a way out.
- */
-export class Gate {
-  private free: number;
-  private readonly limit: number;
-  private readonly waiting = new Set<Waiter>();
-
-  /** @param size connections of the pool  @param limit calls that may wait */
-  constructor(size: number, limit: number) {
-    this.free = size;
-    this.limit = limit;
-  }
-
-  /** Calls that wait now. */
-  get queued(): number {
-    return this.waiting.size;
-  }
-
-  /**
-   * Waits for a place.
-   *
-   * @throws Overloaded when too many wait already
-   * @throws DeadlinePassed when the deadline passes first
-   */
-  async pass(deadline: Deadline): Promise<void> {
-    if (deadline.signal.aborted || deadline.remainingMs() <= 0) throw new DeadlinePassed();
-    if (this.free > 0) {
-      this.free--;
-      return;
-    }
-    if (this.waiting.size >= this.limit) throw new Overloaded();
-    await new Promise<void>((resolve, reject) => {
-      const leave = (): void => {
-        this.waiting.delete(waiter);
-        reject(new DeadlinePassed());
-      };
-      const waiter: Waiter = {
-        enter: () => {
-          this.waiting.delete(waiter);
-          deadline.signal.removeEventListener("abort", leave);
-          resolve();
-        },
-      };
-      this.waiting.add(waiter);
-      deadline.signal.addEventListener("abort", leave, { once: true });
-    });
-  }
-
-  /** Gives the place to the call that has waited longest. */
-  release(): void {
-    for (const waiter of this.waiting) {
-      waiter.enter();
-      return;
-    }
-    this.free++;
-  }
-}
-
 /** Slonik ignores a query's zod schema until an interceptor runs it; the synchronous hook is the fast one. */
 const parseRows: Interceptor = {
   name: "roster-parse-rows",
@@ -94,19 +32,136 @@ const parseRows: Interceptor = {
       : row,
 };
 
-/** A pool of one database role. */
-export interface TenantPool {
-  readonly slonik: DatabasePool;
-  readonly gate: Gate;
-  readonly roundTrips: RoundTrips;
-}
-
 /** How a pool is made. */
 export interface PoolOptions {
   /** Most connections at once. */
   readonly size: number;
   /** False for poolers that carry neither pipelines nor prepared statements. */
   readonly pipeline: boolean;
+}
+
+/** A connection that somebody has. */
+export interface Loan {
+  readonly connection: CommonQueryMethods;
+  /** Ends the connection; with an error Slonik throws it away, without one it closes in order. */
+  end(error?: unknown): void;
+}
+
+interface Waiter {
+  /** With a connection, or without one where there is room to open another. */
+  readonly serve: (loan: Loan | undefined) => void;
+}
+
+/**
+ * Lends the connections of one database role. Slonik makes them, and each is taken from it once, for its whole
+ * life: its own checkout costs as much as a query. Beyond the size a bounded queue waits, which Slonik's does
+ * without a bound, a timeout or a way out.
+ */
+export class TenantPool {
+  /** Counts what is sent. */
+  readonly roundTrips: RoundTrips;
+  private readonly slonik: DatabasePool;
+  private readonly size: number;
+  private readonly limit: number;
+  private readonly idle: Loan[] = [];
+  private readonly waiting = new Set<Waiter>();
+  /** Connections that are open or being opened. */
+  private open = 0;
+  private ending = false;
+
+  /** @param size most connections  @param limit calls that may wait */
+  constructor(slonik: DatabasePool, roundTrips: RoundTrips, size: number, limit: number) {
+    this.slonik = slonik;
+    this.roundTrips = roundTrips;
+    this.size = size;
+    this.limit = limit;
+  }
+
+  /** Calls that wait now. */
+  get queued(): number {
+    return this.waiting.size;
+  }
+
+  /**
+   * Takes a connection, which is to be given back.
+   *
+   * @throws Overloaded when too many wait already
+   * @throws DeadlinePassed when the deadline passes first
+   */
+  async take(deadline: Deadline): Promise<Loan> {
+    if (deadline.over || deadline.remainingMs() <= 0) throw new DeadlinePassed();
+    const loan = this.idle.pop() ?? (this.open < this.size ? undefined : await this.wait(deadline));
+    return loan ?? this.connect();
+  }
+
+  /** Gives a connection back, or with the error after which it must not be used again. */
+  give(loan: Loan, error?: unknown): void {
+    if (error !== undefined || this.ending) loan.end(error);
+    else if (!this.serveNext(loan)) this.idle.push(loan);
+  }
+
+  /** Closes what is idle, and the rest as it is given back. */
+  async end(): Promise<void> {
+    this.ending = true;
+    for (const loan of this.idle.splice(0)) loan.end();
+    await this.slonik.end();
+  }
+
+  private wait(deadline: Deadline): Promise<Loan | undefined> {
+    if (this.waiting.size >= this.limit) throw new Overloaded();
+    return new Promise((resolve, reject) => {
+      const stay = deadline.onOver(() => {
+        this.waiting.delete(waiter);
+        reject(new DeadlinePassed());
+      });
+      const waiter: Waiter = {
+        serve: (loan) => {
+          this.waiting.delete(waiter);
+          stay();
+          resolve(loan);
+        },
+      };
+      this.waiting.add(waiter);
+    });
+  }
+
+  /** Serves who has waited longest; false when nobody waits. */
+  private serveNext(loan: Loan | undefined): boolean {
+    for (const waiter of this.waiting) {
+      waiter.serve(loan);
+      return true;
+    }
+    return false;
+  }
+
+  private connect(): Promise<Loan> {
+    this.open++;
+    return new Promise((resolve, reject) => {
+      let loan: Loan | undefined;
+      const life = this.slonik.connect(
+        (connection) =>
+          new Promise<void>((close, destroy) => {
+            loan = {
+              connection,
+              end: (error) => (error === undefined ? close() : destroy(error)),
+            };
+            resolve(loan);
+          }),
+      );
+      life
+        .catch((error: unknown) => {
+          // It broke while nobody used it, or could not be opened.
+          loan?.end(error);
+          reject(error);
+        })
+        .finally(() => {
+          this.open--;
+          const place = loan === undefined ? -1 : this.idle.indexOf(loan);
+          if (place >= 0) this.idle.splice(place, 1);
+          this.serveNext(undefined);
+        });
+    });
+  }
 }
 
 /** Opens a pool. It connects when first asked, so that a database that is down does not stop the start. */
@@ -134,5 +189,5 @@ export const openPool = async (
   });
   // Slonik reports errors here too; every one reaches its caller already.
   slonik.on("error", () => {});
-  return { slonik, gate: new Gate(size, size * 50), roundTrips };
+  return new TenantPool(slonik, roundTrips, size, size * 50);
 };

@@ -36,31 +36,22 @@ const answered = (error: unknown): boolean => {
   return code === undefined ? false : !/^(08|57P|XX)/.test(code);
 };
 
-type Result<T> = { readonly value: T } | { readonly error: unknown };
-
-/**
- * Borrows a connection for `work`. An error that the server answered is handed out as a result, because
- * Slonik destroys the connection under any error that leaves its handler.
- */
+/** Borrows a connection for `work`. */
 const borrow = async <T>(
-  { slonik, gate }: TenantPool,
+  pool: TenantPool,
   deadline: Deadline,
   work: (connection: CommonQueryMethods) => Promise<T>,
 ): Promise<T> => {
-  await gate.pass(deadline);
+  const loan = await pool.take(deadline);
+  let lost: unknown;
   try {
-    const result: Result<T> = await slonik.connect(async (connection) => {
-      try {
-        return { value: await work(connection) };
-      } catch (error) {
-        if (error instanceof Unanswered) throw error.cause;
-        return { error };
-      }
-    });
-    if ("error" in result) throw result.error;
-    return result.value;
+    return await work(loan.connection);
+  } catch (error) {
+    if (!(error instanceof Unanswered)) throw error;
+    lost = error.cause;
+    throw lost;
   } finally {
-    gate.release();
+    pool.give(loan, lost);
   }
 };
 
@@ -153,8 +144,7 @@ class WriteSession extends Session {
     { prepare = true }: QueryOptions = {},
   ): Promise<readonly z.output<Row>[]> {
     // Whoever asked has had their answer, so nothing more may happen.
-    if (this.deadline.remainingMs() <= 0 || this.deadline.signal.aborted)
-      throw new DeadlinePassed();
+    if (this.deadline.over || this.deadline.remainingMs() <= 0) throw new DeadlinePassed();
     const left = timeoutOf(this.deadline);
     const before = this.entered ? [limiting(left)] : [begin, this.entering(left)];
     this.entered = true;
@@ -162,8 +152,7 @@ class WriteSession extends Session {
   }
 
   async commit(): Promise<void> {
-    if (this.deadline.remainingMs() <= 0 || this.deadline.signal.aborted)
-      throw new DeadlinePassed();
+    if (this.deadline.over || this.deadline.remainingMs() <= 0) throw new DeadlinePassed();
     if (this.entered) await send(this.connection, { before: [], prepare: true }, committing);
     else
       await send(

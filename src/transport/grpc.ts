@@ -210,7 +210,10 @@ const mount = (
       responseStream: false,
       requestSerialize: () => Buffer.alloc(0),
       requestDeserialize: (bytes) => decode(method, bytes),
-      responseSerialize: (message) => Buffer.from(toBinary(method.output as DescMessage, message)),
+      responseSerialize: (message) => {
+        const { buffer, byteOffset, length } = toBinary(method.output as DescMessage, message);
+        return Buffer.from(buffer, byteOffset, length);
+      },
       responseDeserialize: () => create(method.output as DescMessage),
     };
     handlers[method.name] = unary(method as DescMethodUnary, handler, interceptors);
@@ -279,7 +282,7 @@ class Call implements UnaryRequest, HandlerContext {
   private headers: Headers | undefined;
   private response: Headers | undefined;
   private trailers: Headers | undefined;
-  private controller: AbortController | undefined;
+  private hangUp: HangUp | undefined;
 
   constructor(call: grpc.ServerUnaryCall<Message | Undecodable, Message>, method: DescMethodUnary) {
     this.call = call;
@@ -332,22 +335,35 @@ class Call implements UnaryRequest, HandlerContext {
 
   /** Aborted when the caller hangs up. */
   get signal(): AbortSignal {
-    if (!this.controller) {
-      const controller = new AbortController();
-      this.controller = controller;
-      if (this.call.cancelled) controller.abort();
-      else
-        this.call.once("cancelled", () => {
-          if (!this.answered) controller.abort();
-        });
-    }
-    return this.controller.signal;
+    this.hangUp ??= new HangUp(this.call, this);
+    return this.hangUp as unknown as AbortSignal;
   }
 
   timeoutMs(): number | undefined {
     const deadline = this.call.getDeadline();
     if (deadline === Number.POSITIVE_INFINITY) return undefined;
     return Number(deadline) - Date.now();
+  }
+}
+
+/** The part of AbortSignal that is used here, on top of grpc-js's events: a real one costs more than all else. */
+class HangUp {
+  private readonly call: grpc.ServerUnaryCall<Message | Undecodable, Message>;
+  private readonly request: Call;
+
+  constructor(call: grpc.ServerUnaryCall<Message | Undecodable, Message>, request: Call) {
+    this.call = call;
+    this.request = request;
+  }
+
+  get aborted(): boolean {
+    return this.call.cancelled && !this.request.answered;
+  }
+
+  addEventListener(_type: "abort", listener: () => void): void {
+    this.call.once("cancelled", () => {
+      if (!this.request.answered) listener();
+    });
   }
 }
 

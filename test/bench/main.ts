@@ -1,0 +1,195 @@
+/** `npm run bench`: Roster beside its floor and beside the naive composition, in one run. */
+import { writeFileSync } from "node:fs";
+import { parseArgs } from "node:util";
+import { load, usual } from "./data.ts";
+import { type Budget, operationOf, operations } from "./operations.ts";
+import { median, type Served, type SystemOptions } from "./process.ts";
+import { type Cost, openStand, type Stand } from "./stand.ts";
+
+const help = `usage: npm run bench -- [--only A,B] [--seconds N] [--rounds R] [--json FILE]
+
+Measures Roster, the floor and the naive composition on a database of its own, in turns.
+  --only     operations, by name: ${operations.map(({ name }) => name).join(", ")}
+  --seconds  length of a run, for each operation, system and round (2)
+  --rounds   rounds, of which the median counts (5)
+  --json     writes the rows to this file
+Exit codes: 0 all budgets met, 1 one is not, or the benchmark failed, 2 wrong usage.`;
+
+const systems = ["floor", "roster", "naive"] as const;
+type System = (typeof systems)[number];
+
+/** One line of the result; null where a figure has no meaning. */
+export interface ResultRow {
+  readonly system: System;
+  readonly operation: string;
+  readonly rps: number;
+  readonly p50_ms: number;
+  readonly p99_ms: number;
+  readonly server_cpu_us: number;
+  readonly postgres_cpu_us: number;
+  /** Server CPU against the floor's. */
+  readonly ratio: number;
+  /** PostgreSQL CPU against the floor's. */
+  readonly postgres_ratio: number;
+  /** Server and PostgreSQL CPU of the naive composition against this system's. */
+  readonly naive_ratio: number;
+  readonly budget: string | null;
+  readonly met: boolean | null;
+}
+
+type Costs = Readonly<Record<System | "echo", readonly Cost[]>>;
+
+const total = ({ serverUs, postgresUs }: Cost): number => serverUs + postgresUs;
+
+/** The median over the rounds, each of which compares runs that came right after each other. */
+const over = (costs: Costs, of: (round: (system: keyof Costs) => Cost) => number): number =>
+  median(costs.roster.map((_, i) => of((system) => costs[system][i] as Cost)));
+
+const judge = (budget: Budget, costs: Costs): { budget: string; met: boolean } => {
+  const { server, postgres, naive, echo } = budget;
+  const ratio = over(costs, (of) => of("roster").serverUs / of("floor").serverUs);
+  const postgresRatio = over(costs, (of) => of("roster").postgresUs / of("floor").postgresUs);
+  const naiveRatio = over(costs, (of) => total(of("naive")) / total(of("roster")));
+  const parts: (readonly [string, boolean])[] = [];
+  if (server !== undefined) parts.push([`server ≤ ${server} F`, ratio <= server]);
+  if (postgres !== undefined) parts.push([`PostgreSQL ≤ ${postgres} F`, postgresRatio <= postgres]);
+  if (naive !== undefined) parts.push([`naive ≥ ${naive}`, naiveRatio >= naive]);
+  if (echo !== undefined) {
+    const echoRatio = over(costs, (of) => total(of("roster")) / of("echo").serverUs);
+    parts.push([
+      `${echoRatio.toFixed(2)} ≤ ${echo.toFixed(2)} × the floor's echo`,
+      echoRatio <= echo,
+    ]);
+  }
+  return {
+    budget: parts.map(([text]) => text).join(", "),
+    met: parts.every(([, met]) => met),
+  };
+};
+
+const rowsOf = (operation: string, costs: Costs): ResultRow[] =>
+  systems.map((system) => {
+    const middle = (of: (cost: Cost) => number): number => median(costs[system].map(of));
+    const { budget } = operationOf(operation);
+    return {
+      system,
+      operation,
+      rps: middle(({ rps }) => rps),
+      p50_ms: middle(({ p50Ms }) => p50Ms),
+      p99_ms: middle(({ p99Ms }) => p99Ms),
+      server_cpu_us: middle(({ serverUs }) => serverUs),
+      postgres_cpu_us: middle(({ postgresUs }) => postgresUs),
+      ratio: over(costs, (of) => of(system).serverUs / of("floor").serverUs),
+      postgres_ratio: over(costs, (of) => of(system).postgresUs / of("floor").postgresUs),
+      naive_ratio: over(costs, (of) => total(of("naive")) / total(of(system))),
+      ...(system === "roster" && budget ? judge(budget, costs) : { budget: null, met: null }),
+    };
+  });
+
+const say = (line: string): void => void process.stdout.write(`${line}\n`);
+
+const columns = [
+  "operation",
+  "system",
+  "RPC/s",
+  "p50 ms",
+  "p99 ms",
+  "server µs",
+  "PostgreSQL µs",
+  "server / F",
+  "PostgreSQL / F",
+  "naive / it",
+  "budget",
+];
+
+const cellsOf = (row: ResultRow): string[] => [
+  row.operation,
+  row.system,
+  row.rps.toFixed(0),
+  row.p50_ms.toFixed(1),
+  row.p99_ms.toFixed(1),
+  row.server_cpu_us.toFixed(0),
+  row.postgres_cpu_us.toFixed(0),
+  row.ratio.toFixed(2),
+  row.postgres_ratio.toFixed(2),
+  row.naive_ratio.toFixed(2),
+  row.budget === null ? "" : `${row.budget}: ${row.met ? "met" : "NOT MET"}`,
+];
+
+const lineOf = (cells: readonly string[]): string => `| ${cells.join(" | ")} |`;
+
+const runOperation = async (
+  stand: Stand,
+  served: Readonly<Record<System, Served>>,
+  name: string,
+  { seconds, rounds }: { seconds: number; rounds: number },
+): Promise<Costs> => {
+  const costs = { floor: [], roster: [], naive: [], echo: [] } as Record<keyof Costs, Cost[]>;
+  const echoes = operationOf(name).budget?.echo !== undefined;
+  for (const system of systems) await stand.measure(served[system], name, Math.min(seconds, 2));
+  for (let round = 0; round < rounds; round++) {
+    // Whoever comes first in one round comes last in another.
+    const order = systems.map((_, i) => systems[(i + round) % systems.length] as System);
+    for (const system of order)
+      costs[system].push(await stand.measure(served[system], name, seconds));
+    if (echoes) costs.echo.push(await stand.measure(served.floor, name, seconds, { echo: true }));
+  }
+  return costs;
+};
+
+const usage = (fault: string): never => {
+  process.stderr.write(`${fault}\n\n${help}\n`);
+  process.exit(2);
+};
+
+const optionsOf = () => {
+  try {
+    const { values } = parseArgs({
+      options: {
+        only: { type: "string" },
+        seconds: { type: "string", default: "2" },
+        rounds: { type: "string", default: "5" },
+        json: { type: "string" },
+        help: { type: "boolean", short: "h" },
+      },
+    });
+    if (values.help) {
+      say(help);
+      process.exit(0);
+    }
+    const [seconds, rounds] = [Number(values.seconds), Number(values.rounds)];
+    if (!(seconds > 0)) throw new Error("--seconds must be a number above 0");
+    if (!(Number.isInteger(rounds) && rounds > 0))
+      throw new Error("--rounds must be a whole number above 0");
+    const names = values.only?.split(",") ?? operations.map(({ name }) => name);
+    return { names, chosen: names.map(operationOf), seconds, rounds, json: values.json };
+  } catch (error) {
+    return usage((error as Error).message);
+  }
+};
+
+const { names, chosen, seconds, rounds, json } = optionsOf();
+const stand = await openStand();
+try {
+  await load(stand.admin, usual);
+  const statements = await stand.listen(chosen);
+  const options: SystemOptions = { urls: stand.urls, poolSize: 10, statements };
+  const served = {
+    floor: await stand.serve("floor.ts", options),
+    roster: await stand.serveRoster(),
+    naive: await stand.serve("naive.ts", options),
+  };
+  say(lineOf(columns));
+  say(lineOf(columns.map(() => "---")));
+  const rows: ResultRow[] = [];
+  for (const name of names) {
+    const costs = await runOperation(stand, served, name, { seconds, rounds });
+    const made = rowsOf(name, costs);
+    rows.push(...made);
+    for (const row of made) say(lineOf(cellsOf(row)));
+  }
+  if (json) writeFileSync(json, `${JSON.stringify(rows, null, 2)}\n`);
+  process.exitCode = rows.some(({ met }) => met === false) ? 1 : 0;
+} finally {
+  await stand.stop();
+}

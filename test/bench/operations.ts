@@ -1,0 +1,139 @@
+/** What the benchmarks call, and what it may cost. */
+import {
+  create,
+  type DescMessage,
+  type DescMethodUnary,
+  type Message,
+  type MessageInitShape,
+  toBinary,
+} from "@bufbuild/protobuf";
+import { OrgService } from "../../src/gen/roster/v1/org_service_pb.ts";
+import { TeamService } from "../../src/gen/roster/v1/team_service_pb.ts";
+import { UserService } from "../../src/gen/roster/v1/user_service_pb.ts";
+import { View } from "../../src/gen/roster/v1/view_pb.ts";
+import { idOf, memberOf, usual } from "./data.ts";
+
+/** Who sends a call: a user, or undefined for an operator. */
+export type Sender = string | undefined;
+
+/** One kind of call. */
+export interface Operation {
+  readonly name: string;
+  readonly method: DescMethodUnary;
+  /** The n-th call. No two numbers may make the same row. */
+  readonly call: (n: number) => { readonly sender: Sender; readonly request: Message };
+  /** What its cost is held to, by ratio; an operation without a budget is measured only. */
+  readonly budget?: Budget;
+}
+
+/** The most a call may cost, as ratios of CPU. */
+export interface Budget {
+  /** Server against the floor's. */
+  readonly server?: number;
+  /** PostgreSQL against the floor's. */
+  readonly postgres?: number;
+  /** The least ratio of the naive composition's server and PostgreSQL to Roster's. */
+  readonly naive?: number;
+  /** Server and PostgreSQL against the server of a bare handler that answers the same from memory. */
+  readonly echo?: number;
+}
+
+const get: Budget = { server: 1.5, postgres: 1.2, naive: 4 };
+
+const operation = <Method extends DescMethodUnary>(
+  method: Method,
+  call: (n: number) => { sender: Sender; request: MessageInitShape<Method["input"]> },
+  budget?: Budget,
+): Operation => ({
+  name: method.name,
+  method,
+  call: (n) => {
+    const { sender, request } = call(n);
+    return {
+      sender,
+      request: create(method.input as DescMessage, request as Record<string, unknown>),
+    };
+  },
+  ...(budget && { budget }),
+});
+
+/** Orgs take turns, so that no call finds its rows or its caller in a cache of one. */
+const callersOrgs = 200;
+const member = (org: number, j: number): string => idOf("user", memberOf(usual, org, j));
+const small = (n: number): number => usual.largeOrgs + (n % callersOrgs);
+const large = (n: number): number => n % usual.largeOrgs;
+
+export const operations: readonly Operation[] = [
+  operation(
+    UserService.method.getUser,
+    (n) => {
+      const org = small(n);
+      const userId = member(org, 2 + (n % 10));
+      return { sender: member(org, 1), request: { orgId: idOf("org", org), userId } };
+    },
+    get,
+  ),
+  operation(
+    TeamService.method.getTeam,
+    (n) => {
+      const org = small(n);
+      const teamId = idOf("team", org * usual.teams + (n % usual.teams));
+      return { sender: member(org, 1), request: { orgId: idOf("org", org), teamId } };
+    },
+    get,
+  ),
+  operation(
+    OrgService.method.getOrg,
+    (n) => {
+      const org = small(n);
+      return { sender: member(org, 1), request: { orgId: idOf("org", org) } };
+    },
+    get,
+  ),
+  operation(
+    OrgService.method.listOrgMembers,
+    (n) => {
+      const orgId = idOf("org", large(n));
+      return { sender: member(large(n), 1), request: { orgId, pageSize: 50, view: View.FULL } };
+    },
+    { echo: 650 / 170 },
+  ),
+  operation(TeamService.method.listTeams, (n) => {
+    const org = small(n);
+    return { sender: member(org, 1), request: { orgId: idOf("org", org) } };
+  }),
+  operation(OrgService.method.addOrgMember, (n) => {
+    // Each small org in turn takes the user behind its last one.
+    const orgs = usual.orgs - usual.largeOrgs;
+    const org = usual.largeOrgs + (n % orgs);
+    const userId = member(org, usual.members + Math.floor(n / orgs));
+    return {
+      sender: member(org, 0),
+      request: { orgId: idOf("org", org), userId, role: "member" },
+    };
+  }),
+  operation(OrgService.method.createOrg, (n) => ({
+    sender: undefined,
+    request: {
+      org: { name: `New ${n}`, slug: `new-${n}` },
+      ownerUserId: idOf("user", n % usual.users),
+    },
+  })),
+  operation(UserService.method.createUser, (n) => ({
+    sender: undefined,
+    request: { user: { email: `new${n}@example.com`, name: `New ${n}` } },
+  })),
+];
+
+/** An operation by its name. @throws Error for a name that none has */
+export const operationOf = (name: string): Operation => {
+  const found = operations.find((candidate) => candidate.name === name);
+  if (!found) throw new Error(`no operation ${name}: ${operations.map((o) => o.name).join(", ")}`);
+  return found;
+};
+
+/** The path of a method on the wire. */
+export const pathOf = ({ parent, name }: DescMethodUnary): string => `/${parent.typeName}/${name}`;
+
+export const bytesOf = (method: DescMethodUnary, request: Message): Buffer =>
+  Buffer.from(toBinary(method.input, request));
