@@ -88,12 +88,13 @@ const logOf = ({ dev, logLevel: level }: Config): Logger => {
   // In development written at once, so that what is shown beside the log comes in its order.
   if (dev) return pino({ level }, pino.destination({ dest: 1, sync: true }));
   // A write for each line would cost a call more than its query does. What waits is written at the exit too.
-  const destination = pino.destination({ dest: 1, sync: false, minLength: 8 * 1024 });
+  const destination = pino.destination({ dest: 1, sync: false, ...batches });
   setInterval(() => destination.flush(), logDelayMs).unref();
   return pino({ level }, destination);
 };
 
-/** How long a line of the log may wait for others. */
+/** How many bytes of lines are written at once, and how long a line may wait for others. */
+const batches = { minLength: 32 * 1024, maxWrite: 128 * 1024 };
 const logDelayMs = 200;
 
 /** A line of the log as a person reads it. */

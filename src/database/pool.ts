@@ -88,10 +88,12 @@ export class TenantPool {
    * @throws Overloaded when too many wait already
    * @throws DeadlinePassed when the deadline passes first
    */
-  async take(deadline: Deadline): Promise<Loan> {
+  take(deadline: Deadline): Loan | Promise<Loan> {
     if (deadline.over || deadline.remainingMs() <= 0) throw new DeadlinePassed();
-    const loan = this.idle.pop() ?? (this.open < this.size ? undefined : await this.wait(deadline));
-    return loan ?? this.connect();
+    const loan = this.idle.pop();
+    if (loan) return loan;
+    if (this.open < this.size) return this.connect();
+    return this.wait(deadline).then((handed) => handed ?? this.connect());
   }
 
   /** Gives a connection back, or with the error after which it must not be used again. */

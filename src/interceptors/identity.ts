@@ -76,11 +76,16 @@ export class Verifier {
    * @param authorization the metadata of this name
    * @throws ConnectError CREDENTIAL_MISSING, CREDENTIAL_INVALID, CREDENTIAL_EXPIRED
    */
-  async callerOf(authorization: string | null): Promise<Caller> {
+  callerOf(authorization: string | null): Caller | Promise<Caller> {
     if (authorization === null) throw fail("CREDENTIAL_MISSING");
     const token = /^Bearer ([^\s,]+)$/i.exec(authorization)?.[1];
     if (token === undefined) throw fail("CREDENTIAL_INVALID");
     const refreshing = this.keySource.refresh();
+    const found = refreshing ? undefined : this.known.get(token);
+    return found && found.expiresMs > Date.now() ? found.caller : this.learn(token, refreshing);
+  }
+
+  private async learn(token: string, refreshing: Promise<void> | undefined): Promise<Caller> {
     if (refreshing) await refreshing;
     // Kept by hand: what is verified while the keys change goes into the map that was given up.
     const { known } = this;
@@ -239,8 +244,8 @@ export const identity =
   (verifier: Verifier): Interceptor =>
   (next) =>
   async (request) => {
-    const caller = await verifier.callerOf(request.header.get("authorization"));
-    request.contextValues.set(keys.caller, caller);
+    const caller = verifier.callerOf(request.header.get("authorization"));
+    request.contextValues.set(keys.caller, caller instanceof Promise ? await caller : caller);
     return next(request);
   };
 

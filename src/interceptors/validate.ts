@@ -1,7 +1,7 @@
 import type { DescMessage, Message } from "@bufbuild/protobuf";
 import { pathToString } from "@bufbuild/protobuf/reflect";
-import { createValidator } from "@bufbuild/protovalidate";
-import type { Interceptor } from "@connectrpc/connect";
+import { createValidator, type Violation as RuleViolation } from "@bufbuild/protovalidate";
+import type { ContextValues, Interceptor } from "@connectrpc/connect";
 import { fail, type Violation } from "../errors.ts";
 import { enterAlone, type Sessions } from "./unit-of-work.ts";
 
@@ -22,20 +22,28 @@ const matches = (pattern: string, text: string): boolean => {
  */
 export const validate = (sessions: Sessions): Interceptor => {
   const validator = createValidator({ regexMatch: matches });
-  return (next) => async (request) => {
+  return (next) => (request) => {
     const result = validator.validate(
       request.method.input as DescMessage,
       request.message as Message,
     );
     if (result.kind === "valid") return next(request);
     if (result.kind === "error") throw result.error;
-    const violations: Violation[] = result.violations.map(({ field, message }) => ({
-      field: pathToString(field),
-      rule: message,
-    }));
-    await enterAlone(sessions, request.contextValues);
-    const [first] = violations;
-    const reason = result.violations[0]?.ruleId === "required" ? "FIELD_REQUIRED" : "FIELD_INVALID";
-    throw fail(reason, { field: first?.field ?? "", rule: first?.rule ?? "" }, violations);
+    return refuse(sessions, request.contextValues, result.violations);
   };
+};
+
+const refuse = async (
+  sessions: Sessions,
+  values: ContextValues,
+  found: readonly RuleViolation[],
+): Promise<never> => {
+  const violations: Violation[] = found.map(({ field, message }) => ({
+    field: pathToString(field),
+    rule: message,
+  }));
+  await enterAlone(sessions, values);
+  const [first] = violations;
+  const reason = found[0]?.ruleId === "required" ? "FIELD_REQUIRED" : "FIELD_INVALID";
+  throw fail(reason, { field: first?.field ?? "", rule: first?.rule ?? "" }, violations);
 };
