@@ -8,10 +8,12 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import { createHash } from "node:crypto";
 import { channel } from "node:diagnostics_channel";
+import type { Socket } from "node:net";
 import pg from "pg";
 import { prepareValue } from "pg/lib/utils.js";
 import { createDriverFactory, type DriverFactory } from "slonik";
 import { Packet } from "./packet.ts";
+import { type Receiver, readerOf } from "./reader.ts";
 import { parserOf } from "./types.ts";
 
 /** One statement with its values. */
@@ -44,7 +46,8 @@ interface Column {
 
 /** The parts of pg's connection that its types leave out. */
 interface Wire {
-  stream: { write(bytes: Buffer): void };
+  readonly stream: Socket;
+  emit(event: "readyForQuery", message: { status: string }): void;
   on(event: "readyForQuery", listener: (message: { status: TransactionStatus }) => void): void;
   on(event: "parseComplete" | "noData", listener: () => void): void;
   once(event: "readyForQuery" | "end", listener: () => void): void;
@@ -92,7 +95,7 @@ const nameOf = (text: string): string => {
 };
 
 /** Statements up to one Sync. pg queues it like a query of its own and feeds it the server's messages. */
-class Exchange {
+class Exchange implements Receiver {
   readonly callback = (): void => {};
   private readonly session: Session;
   private readonly steps: readonly Step[];
@@ -143,6 +146,10 @@ class Exchange {
     return null;
   }
 
+  get wantsRows(): boolean {
+    return this.step === this.main;
+  }
+
   handleParseComplete(): void {
     const name = this.parsing.shift();
     if (name) this.session.prepared.add(name);
@@ -165,7 +172,7 @@ class Exchange {
   }
 
   handleDataRow(message: { fields: (string | null)[] }): void {
-    if (this.step !== this.main) return;
+    if (!this.wantsRows) return;
     const row: Record<string, unknown> = {};
     for (let i = 0; i < this.columns.length; i++) {
       const column = this.columns[i] as Column;
@@ -298,6 +305,17 @@ export const createTenantDriver = (pipeline: boolean, roundTrips: RoundTrips): D
       return {
         connect: async () => {
           await client.connect();
+          const { stream } = wire;
+          const [others] = stream.listeners("data") as [(bytes: Buffer) => void];
+          stream.on(
+            "data",
+            readerOf(
+              () => session.current,
+              (status) => wire.emit("readyForQuery", { status }),
+              others,
+            ),
+          );
+          stream.off("data", others);
         },
         end: () => client.end(),
         query: async (text, values = []) => {

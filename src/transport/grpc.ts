@@ -240,14 +240,7 @@ const unary = (
   const last: Next = async (request) => {
     const call = request as Call;
     const output = await handler(request.message, call);
-    return {
-      stream: false,
-      service: method.parent,
-      method,
-      header: call.responseHeader,
-      trailer: call.responseTrailer,
-      message: create(method.output as DescMessage, output),
-    };
+    return new Answer(call, create(method.output as DescMessage, output));
   };
   const chain = interceptors.reduceRight(
     (next, interceptor) => interceptor(next as never) as Next,
@@ -259,7 +252,7 @@ const unary = (
       (response) => {
         request.answered = true;
         call.sendMetadata(metadataOf(response.header));
-        callback(null, response.message, metadataOf(response.trailer));
+        callback(null, response.message, request.trailer);
       },
       (error: unknown) => {
         request.answered = true;
@@ -333,6 +326,11 @@ class Call implements UnaryRequest, HandlerContext {
     return this.trailers;
   }
 
+  /** What the trailers hold, undefined when nobody touched them. */
+  get trailer(): grpc.Metadata | undefined {
+    return this.trailers && metadataOf(this.trailers);
+  }
+
   /** Aborted when the caller hangs up. */
   get signal(): AbortSignal {
     this.hangUp ??= new HangUp(this.call, this);
@@ -343,6 +341,34 @@ class Call implements UnaryRequest, HandlerContext {
     const deadline = this.call.getDeadline();
     if (deadline === Number.POSITIVE_INFINITY) return undefined;
     return Number(deadline) - Date.now();
+  }
+}
+
+/** The interceptors' response to a call. */
+class Answer implements UnaryResponse {
+  readonly stream = false;
+  readonly message: Message;
+  private readonly call: Call;
+
+  constructor(call: Call, message: Message) {
+    this.call = call;
+    this.message = message;
+  }
+
+  get service(): DescService {
+    return this.call.service;
+  }
+
+  get method(): DescMethodUnary {
+    return this.call.method;
+  }
+
+  get header(): Headers {
+    return this.call.responseHeader;
+  }
+
+  get trailer(): Headers {
+    return this.call.responseTrailer;
   }
 }
 
