@@ -1,5 +1,5 @@
 import type { DescMessage, Message } from "@bufbuild/protobuf";
-import { pathToString } from "@bufbuild/protobuf/reflect";
+import { type Path, pathToString } from "@bufbuild/protobuf/reflect";
 import { createValidator } from "@bufbuild/protovalidate";
 import type { Interceptor } from "@connectrpc/connect";
 import { fail, type Violation } from "../errors.ts";
@@ -16,6 +16,14 @@ const matches = (pattern: string, text: string): boolean => {
   return compiled.test(text);
 };
 
+/** A field's path. Of a oneof that must be set it names the fields, which are what a caller can set. */
+const nameOf = (path: Path): string => {
+  const last = path.at(-1);
+  return last?.kind === "oneof"
+    ? last.fields.map(({ name }) => pathToString([...path.slice(0, -1)]) + name).join(" or ")
+    : pathToString(path);
+};
+
 /**
  * Holds the request to the rules that stand in its proto. Before the caller is told what is wrong with it,
  * the session is entered alone, so that who lacks the permission learns nothing else (AIP-211).
@@ -30,7 +38,7 @@ export const validate = (sessions: Sessions): Interceptor => {
     if (result.kind === "valid") return next(request);
     if (result.kind === "error") throw result.error;
     const violations: Violation[] = result.violations.map(({ field, message }) => ({
-      field: pathToString(field),
+      field: nameOf(field),
       rule: message,
     }));
     await enterAlone(sessions, request.contextValues);

@@ -1,0 +1,109 @@
+import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
+import { z } from "zod";
+import { unitOfWork } from "../context.ts";
+import { sql } from "../database/sql.ts";
+import { fail, fieldInside, toStatus } from "../errors.ts";
+import type { UserService } from "../gen/roster/v1/user_service_pb.ts";
+import { profileColumns } from "./profiles.ts";
+import { fullUserRow, newUser, toFullUser, userColumns, userJoin } from "./users.ts";
+
+/** A user to be made, and where in the request they stand. */
+type Item = ReturnType<typeof newUser> & { readonly path: string };
+
+const keysRow = z.object({
+  email_key: z.string(),
+  email_taken: z.boolean(),
+  external_id_taken: z.boolean(),
+});
+
+/** Whether the email and the external id of each are taken now, by a user of this very batch too. */
+const keysOf = (context: HandlerContext, items: readonly Item[]) => {
+  const rows = items.map(({ email, externalId }) => [email, externalId]);
+  return unitOfWork(context).many(sql.type(keysRow)`
+    select key.email as email_key,
+      exists (select from roster.users where email_key = key.email and delete_time is null) as email_taken,
+      exists (select from roster.users where external_id = a.external_id and delete_time is null)
+        as external_id_taken
+    from ${sql.unnest(rows, ["text", "text"])} with ordinality a (email, external_id, place)
+    cross join lateral (select lower(normalize(a.email, nfc)) as email) key
+    order by a.place`);
+};
+
+/**
+ * Inserts users in the order of their emails, in which every batch does: two with the same people wait for one
+ * another instead of deadlocking. Whoever is taken meanwhile is left out.
+ */
+const insert = (context: HandlerContext, items: readonly Item[]) => {
+  const people = items.map((i) => [i.id, i.email, i.name, i.externalId, i.labels]);
+  const faces = items.map((i) => [i.id, i.profileId, i.avatar, i.bio, i.settings]);
+  const inserted = unitOfWork(context).many(sql.type(fullUserRow)`
+    with u as (
+      insert into roster.users (id, email, name, external_id, labels)
+      select id, email, name, external_id, labels
+      from ${sql.unnest(people, ["uuid", "text", "text", "text", "jsonb"])}
+        a (id, email, name, external_id, labels)
+      order by lower(normalize(email, nfc)) collate "C"
+      on conflict do nothing
+      returning *),
+    p as (
+      insert into roster.profiles (user_id, id, avatar, bio, settings)
+      select u.id, a.id, a.avatar, a.bio, a.settings
+      from u join ${sql.unnest(faces, ["uuid", "uuid", "text", "text", "jsonb"])}
+        a (user_id, id, avatar, bio, settings) on a.user_id = u.id
+      returning *)
+    select ${userColumns}, ${profileColumns} from u join p on p.user_id = u.id ${userJoin}`);
+  return inserted.catch(fieldInside("users"));
+};
+
+const taken = (reason: "EMAIL_TAKEN" | "USER_EXTERNAL_ID_TAKEN", field: string) => ({
+  case: "error" as const,
+  value: toStatus(fail(reason, { field })),
+});
+const made = (row: z.output<typeof fullUserRow>) => ({
+  case: "user" as const,
+  value: toFullUser(row),
+});
+
+type Result = ReturnType<typeof made> | ReturnType<typeof taken>;
+
+/** Says no to whoever is taken, and gives those who are not, by id: of two who are alike, the first. */
+const sortOut = (
+  items: readonly Item[],
+  keys: readonly z.output<typeof keysRow>[],
+  results: Map<Item, Result>,
+): Map<string, Item> => {
+  const claimed = new Set<string>();
+  const free = new Map<string, Item>();
+  for (const [index, item] of items.entries()) {
+    const { email_key, email_taken, external_id_taken } = keys[index] as z.output<typeof keysRow>;
+    const claims = [`email ${email_key}`];
+    if (item.externalId !== null) claims.push(`external_id ${item.externalId}`);
+    if (email_taken) results.set(item, taken("EMAIL_TAKEN", `${item.path}user.email`));
+    else if (external_id_taken)
+      results.set(item, taken("USER_EXTERNAL_ID_TAKEN", `${item.path}user.external_id`));
+    else if (!claims.some((claim) => claimed.has(claim))) {
+      for (const claim of claims) claimed.add(claim);
+      free.set(item.id, item);
+    }
+  }
+  return free;
+};
+
+/** Making many users at once, an RPC of UserService. */
+export const userBatches = {
+  async batchCreateUsers(request, context) {
+    const items = request.users.map((user, place) => {
+      const path = `users[${place}].`;
+      return { ...newUser(user, path), path };
+    });
+    const results = new Map<Item, Result>();
+    // Who is neither refused nor made in one round is judged again in the next: who has the email or the
+    // external id of one before them, and who lost it to another call.
+    for (let left = items; left.length > 0; left = left.filter((item) => !results.has(item))) {
+      const free = sortOut(left, await keysOf(context, left), results);
+      const rows = free.size > 0 ? await insert(context, [...free.values()]) : [];
+      for (const row of rows) results.set(free.get(row.user_id) as Item, made(row));
+    }
+    return { results: items.map((item) => ({ result: results.get(item) as Result })) };
+  },
+} satisfies Pick<ServiceImpl<typeof UserService>, "batchCreateUsers">;
