@@ -110,6 +110,7 @@ export const teams = {
   },
 
   async batchGetTeams({ teamIds }, context) {
+    // The limit makes each id one probe of the key: a plain join reads the whole org, once for each id.
     const rows = await unitOfWork(context).many(sql.type(teamRow)`
       select ${teamColumns}
       from unnest(${sql.array([...new Set(teamIds)], "uuid")}) asked (id)

@@ -16,7 +16,7 @@ const keysRow = z.object({
   external_id_taken: z.boolean(),
 });
 
-/** Whether the email and the external id of each are taken now, by a user of this very batch too. */
+/** Whether the email and the external id of each are taken now. */
 const keysOf = (context: HandlerContext, items: readonly Item[]) => {
   const rows = items.map(({ email, externalId }) => [email, externalId]);
   return unitOfWork(context).many(sql.type(keysRow)`
@@ -55,38 +55,41 @@ const insert = (context: HandlerContext, items: readonly Item[]) => {
   return inserted.catch(fieldInside("users"));
 };
 
-const taken = (reason: "EMAIL_TAKEN" | "USER_EXTERNAL_ID_TAKEN", field: string) => ({
-  case: "error" as const,
-  value: toStatus(fail(reason, { field })),
-});
 const made = (row: z.output<typeof fullUserRow>) => ({
   case: "user" as const,
   value: toFullUser(row),
 });
+const refused = (reason: "EMAIL_TAKEN" | "USER_EXTERNAL_ID_TAKEN", field: string) => ({
+  case: "error" as const,
+  value: toStatus(fail(reason, { field })),
+});
+type Results = Map<Item, ReturnType<typeof made> | ReturnType<typeof refused>>;
 
-type Result = ReturnType<typeof made> | ReturnType<typeof taken>;
-
-/** Says no to whoever is taken, and gives those who are not, by id: of two who are alike, the first. */
-const sortOut = (
-  items: readonly Item[],
-  keys: readonly z.output<typeof keysRow>[],
-  results: Map<Item, Result>,
-): Map<string, Item> => {
-  const claimed = new Set<string>();
+/**
+ * Who of these can be made, by id, and why the others cannot: because of what is taken already, or because of
+ * one before them in the request, provided that that one is made.
+ */
+const sortOut = (items: readonly Item[], keys: readonly z.output<typeof keysRow>[]) => {
   const free = new Map<string, Item>();
+  const taken: Results = new Map();
+  const doubles: Results = new Map();
+  const emails = new Set<string>();
+  const externalIds = new Set<string | null>();
   for (const [index, item] of items.entries()) {
     const { email_key, email_taken, external_id_taken } = keys[index] as z.output<typeof keysRow>;
-    const claims = [`email ${email_key}`];
-    if (item.externalId !== null) claims.push(`external_id ${item.externalId}`);
-    if (email_taken) results.set(item, taken("EMAIL_TAKEN", `${item.path}user.email`));
-    else if (external_id_taken)
-      results.set(item, taken("USER_EXTERNAL_ID_TAKEN", `${item.path}user.external_id`));
-    else if (!claims.some((claim) => claimed.has(claim))) {
-      for (const claim of claims) claimed.add(claim);
+    const { externalId, path } = item;
+    const ofEmail = email_taken ? taken : emails.has(email_key) && doubles;
+    const ofExternalId = external_id_taken ? taken : externalIds.has(externalId) && doubles;
+    if (ofEmail) ofEmail.set(item, refused("EMAIL_TAKEN", `${path}user.email`));
+    else if (ofExternalId)
+      ofExternalId.set(item, refused("USER_EXTERNAL_ID_TAKEN", `${path}user.external_id`));
+    else {
       free.set(item.id, item);
+      emails.add(email_key);
+      if (externalId !== null) externalIds.add(externalId);
     }
   }
-  return free;
+  return { free, taken, doubles };
 };
 
 /** Making many users at once, an RPC of UserService. */
@@ -96,14 +99,21 @@ export const userBatches = {
       const path = `users[${place}].`;
       return { ...newUser(user, path), path };
     });
-    const results = new Map<Item, Result>();
-    // Who is neither refused nor made in one round is judged again in the next: who has the email or the
-    // external id of one before them, and who lost it to another call.
+    const results: Results = new Map();
+    // One round, unless another call takes an email or external id between its two statements.
     for (let left = items; left.length > 0; left = left.filter((item) => !results.has(item))) {
-      const free = sortOut(left, await keysOf(context, left), results);
+      const { free, taken, doubles } = sortOut(left, await keysOf(context, left));
       const rows = free.size > 0 ? await insert(context, [...free.values()]) : [];
       for (const row of rows) results.set(free.get(row.user_id) as Item, made(row));
+      const settled = rows.length === free.size ? [...taken, ...doubles] : taken;
+      for (const [item, result] of settled) results.set(item, result);
     }
-    return { results: items.map((item) => ({ result: results.get(item) as Result })) };
+    return {
+      results: items.map((item) => {
+        const result = results.get(item);
+        if (!result) throw new Error("a user without a result");
+        return { result };
+      }),
+    };
   },
 } satisfies Pick<ServiceImpl<typeof UserService>, "batchCreateUsers">;

@@ -206,7 +206,7 @@ export const users = {
 
   async batchGetUsers({ userIds, view }, context) {
     const deleted = caller(context).platform;
-    // The limit makes each id one probe of the key: a plain join may hash the whole table.
+    // The limit makes each id one probe of the key: a plain join may read the whole table instead.
     const found = sql.fragment`
       unnest(${sql.array([...new Set(userIds)], "uuid")}) asked (id)
       cross join lateral (
