@@ -1,4 +1,4 @@
-import { createHash } from "node:crypto";
+import { createHash, randomUUID } from "node:crypto";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { View } from "../src/gen/roster/v1/view_pb.ts";
@@ -264,6 +264,24 @@ describe("in an org of 20,000, after ten uses", () => {
       const call = () => get(count);
       await useTenTimes(call);
       expect(faultsOf(await nodesOfCall(call), count + 1)).toEqual([]);
+    }
+  });
+
+  test("BatchCreateUsers probes each email and external id, and reads no other user", async () => {
+    const { users } = harness.current.ops;
+    const create = (count: number) =>
+      users.batchCreateUsers({
+        users: Array.from({ length: count }, () => ({
+          user: { email: `${randomUUID()}@example.com`, name: "New", externalId: randomUUID() },
+        })),
+      });
+    for (const count of [1_000, 3, 1_000]) {
+      if (count === 3) await useTenTimes(() => create(count));
+      plans.length = 0;
+      await create(count);
+      const nodes = plans.flatMap(nodesOf);
+      expect(nodes.some((node) => node["Relation Name"] === "users")).toBe(true);
+      expect(faultsOf(nodes, count + 1)).toEqual([]);
     }
   });
 
