@@ -43,15 +43,17 @@ const inOrg = (permission: string, option: Access, permissions: Permissions): Ce
 
 const noRoles = roles.map(() => "");
 
+const selfCell = ({ own, self, selfMask }: Access): string => {
+  if (own) return "own";
+  if (self === "") return mayNot;
+  return selfMask.length > 0 ? selfMask.map((path) => `\`${path}\``).join(" ") : may;
+};
+
 const outside = (option: Access): Cells => [
   option.permission || "roster.platform",
   "outside",
   ...noRoles,
-  option.self === ""
-    ? mayNot
-    : option.selfMask.length > 0
-      ? option.selfMask.map((path) => `\`${path}\``).join(" ")
-      : may,
+  selfCell(option),
   option.permission === "" ? mayNot : "u",
   may,
 ];

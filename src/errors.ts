@@ -2,7 +2,8 @@
  * The vocabulary of failure: each reason with its code and its message, and the one place where an error of
  * the database, of validation or of ours becomes what a caller sees.
  */
-import type { DescMessage, MessageInitShape } from "@bufbuild/protobuf";
+import { create, type DescMessage, type MessageInitShape } from "@bufbuild/protobuf";
+import { anyPack } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { DeadlinePassed, Overloaded } from "./database/pool.ts";
 import type { DatabaseError } from "./database/unit-of-work.ts";
@@ -13,6 +14,7 @@ import {
   ResourceInfoSchema,
   RetryInfoSchema,
 } from "./gen/google/rpc/error_details_pb.ts";
+import { type Status, StatusSchema } from "./gen/google/rpc/status_pb.ts";
 import type { ErrorReason } from "./gen/roster/v1/error_pb.ts";
 
 export type Reason = Exclude<keyof typeof ErrorReason, "UNSPECIFIED">;
@@ -41,7 +43,7 @@ const invalid = (message: (m: Metadata) => string): Rule => ({
 });
 const absent = (type: string, key: string): Rule => ({
   code: Code.NotFound,
-  message: (m) => `there is no ${type} ${m[key]}`,
+  message: (m) => `there is no ${type} ${m[key] ?? `with this ${m.field}`}`,
   resource: [type, key],
 });
 const taken = (text: string): Rule => ({ code: Code.AlreadyExists, message: () => text });
@@ -73,6 +75,9 @@ const rules: Readonly<Record<Reason, Rule>> = {
     () => "page_token: not valid for this request; start with the first page",
   ),
   VALUE_TOO_LARGE: invalid((m) => `${m.field}: ${m.rule}`),
+  ANSWER_TOO_LARGE: invalid(
+    (m) => `${m.field}: the answer would exceed ${m.limit}; ask for fewer at once`,
+  ),
   ETAG_MALFORMED: invalid(
     (m) => `${m.field}: must be an etag as the server sent it, with its quotes`,
   ),
@@ -179,6 +184,16 @@ export const fail = (
     add(RetryInfoSchema, { retryDelay: { seconds: 0n, nanos: 200_000_000 } });
   return error;
 };
+
+/** An error as a message, for answers that tell of each of many things how it went. */
+export const toStatus = ({ code, rawMessage, details }: ConnectError): Status =>
+  create(StatusSchema, {
+    code,
+    message: rawMessage,
+    details: details.flatMap((detail) =>
+      "desc" in detail ? [anyPack(detail.desc, create(detail.desc, detail.value))] : [],
+    ),
+  });
 
 /** The reason of an error of ours, or undefined for a foreign one. */
 export const reasonOf = (error: ConnectError): Reason | undefined => {

@@ -11,6 +11,7 @@ import { orgs, userOrgs } from "./services/orgs.ts";
 import { profiles } from "./services/profiles.ts";
 import { teamMembers } from "./services/team-members.ts";
 import { teams } from "./services/teams.ts";
+import { userBatches } from "./services/user-batches.ts";
 import { users } from "./services/users.ts";
 
 /** A service and what answers it. */
@@ -19,9 +20,12 @@ export interface Route {
   readonly implementation: object;
 }
 
-const userService = { ...users, ...profiles, ...userOrgs } satisfies ServiceImpl<
-  typeof UserService
->;
+const userService = {
+  ...users,
+  ...userBatches,
+  ...profiles,
+  ...userOrgs,
+} satisfies ServiceImpl<typeof UserService>;
 const orgService = { ...orgs, ...orgMembers } satisfies ServiceImpl<typeof OrgService>;
 const teamService = { ...teams, ...teamMembers } satisfies ServiceImpl<typeof TeamService>;
 

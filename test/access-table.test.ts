@@ -11,7 +11,8 @@ const harness = useHarness();
  *
  *   ●  may                      –  PERMISSION_MISSING
  *   x  ORG_NOT_ALLOWED          ≤  ROLE_NOT_GRANTABLE, may with the permissions of the role at hand
- *   ?  ORG_REQUIRED             .  does not apply
+ *   ?  ORG_REQUIRED             ∅  NOT_FOUND, since nothing of it is theirs to see
+ *   .  does not apply
  *
  * g, m: guest and member without a role in a team; g:T, m:T and g:M, m:M: who are member and maintainer of it.
  * self: a guest who names themself. pin, free: a service whose scope is the permission, with and without org
@@ -21,8 +22,13 @@ const table = `
                                     permission      g g:T g:M m m:T m:M admin owner self pin free bare far lost ops
 UserService.GetCaller               -               ● ●   ●   ● ●   ●   ●     ●     .    ●   ●    ●    x   x    ●
 UserService.CreateUser              users.create    – –   –   – –   –   –     –     .    –   ●    –    –   –    ●
+UserService.BatchCreateUsers        users.create    – –   –   – –   –   –     –     .    –   ●    –    –   –    ●
 UserService.GetUser                 members.get     – –   –   ● ●   ●   ●     ●     ●    ●   ●    –    x   x    ●
 UserService.GetUser outside         users.get       – –   –   – –   –   –     –     ●    .   ●    –    .   –    ●
+UserService.BatchGetUsers           members.get     – –   –   ● ●   ●   ●     ●     .    ●   ●    –    x   x    ●
+UserService.BatchGetUsers outside   users.get       – –   –   – –   –   –     –     .    .   ●    –    .   –    ●
+UserService.LookupUser              members.get     – –   –   ● ●   ●   ●     ●     .    ●   ●    –    x   x    ●
+UserService.LookupUser outside      users.get       – –   –   – –   –   –     –     .    .   ●    –    .   –    ●
 UserService.ListUsers               members.get     – –   –   ● ●   ●   ●     ●     .    ●   ●    –    x   x    ●
 UserService.ListUsers outside       users.get       – –   –   – –   –   –     –     .    .   ●    –    .   –    ●
 UserService.UpdateUser              users.update    – –   –   – –   –   –     –     ●    –   ●    –    –   –    ●
@@ -35,6 +41,8 @@ UserService.UpdateProfile outside   users.update    – –   –   – –   �
 UserService.ListUserOrgs            users.get       – –   –   – –   –   –     –     ●    –   ●    –    –   –    ●
 OrgService.CreateOrg                orgs.create     – –   –   – –   –   –     –     .    –   ●    –    –   –    ●
 OrgService.GetOrg                   org.get         ● ●   ●   ● ●   ●   ●     ●     .    ●   ●    –    x   x    ●
+OrgService.BatchGetOrgs             orgs.get        ● ●   ●   ● ●   ●   ●     ●     .    –   ●    –    –   ●    ●
+OrgService.LookupOrg                orgs.get        ● ●   ●   ● ●   ●   ●     ●     .    –   ●    –    –   ∅    ●
 OrgService.ListOrgs                 orgs.get        – –   –   – –   –   –     –     .    –   ●    –    –   –    ●
 OrgService.UpdateOrg                org.update      – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●
 OrgService.DeleteOrg                org.delete      – –   –   – –   –   –     ●     .    –   –    –    x   x    ●
@@ -45,12 +53,14 @@ OrgService.UpdateOrgMember          members.update  – –   –   – –   �
 OrgService.RemoveOrgMember          members.remove  – –   –   – –   –   ●     ●     ●    ≤   ≤    –    x   x    ●
 TeamService.CreateTeam              teams.create    – –   –   – –   ●   ●     ●     .    ●   ●    –    x   x    ●
 TeamService.GetTeam                 teams.get       – ●   ●   ● ●   ●   ●     ●     .    ●   ●    –    x   x    ●
+TeamService.BatchGetTeams           teams.get       ● ●   ●   ● ●   ●   ●     ●     .    ●   ●    –    x   x    ●
 TeamService.ListTeams               teams.get       ● ●   ●   ● ●   ●   ●     ●     .    ●   ●    –    x   x    ●
 TeamService.UpdateTeam              teams.update    – –   ●   – –   ●   ●     ●     .    ●   ●    –    x   x    ●
 TeamService.DeleteTeam              teams.delete    – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●
 TeamService.AddTeamMember           teams.update    – –   ●   – –   ●   ●     ●     .    ●   ●    –    x   x    ●
 TeamService.GetTeamMember           teams.get       – ●   ●   ● ●   ●   ●     ●     .    ●   ●    –    x   x    ●
 TeamService.ListTeamMembers         teams.get       – ●   ●   ● ●   ●   ●     ●     .    ●   ●    –    x   x    ●
+TeamService.ListUserTeams           teams.get       ∅ ●   ●   ● ●   ●   ●     ●     ●    ●   ●    –    x   x    ●
 TeamService.UpdateTeamMember        teams.update    – –   ●   – –   ●   ●     ●     .    ●   ●    –    x   x    ●
 TeamService.RemoveTeamMember        teams.update    – –   ●   – –   ●   ●     ●     ●    ●   ●    –    x   x    ●
 AuditService.GetAuditEntry          audit.read      – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●
@@ -128,6 +138,7 @@ const refusals: Record<string, object> = {
   x: { code: "PermissionDenied", reason: "ORG_NOT_ALLOWED" },
   "≤": { code: "PermissionDenied", reason: "ROLE_NOT_GRANTABLE" },
   "?": { code: "InvalidArgument", reason: "ORG_REQUIRED" },
+  "∅": { code: "NotFound" },
 };
 
 describe("The access table", () => {

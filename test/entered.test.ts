@@ -207,7 +207,12 @@ describe("the session of a user outside any org", () => {
     expect(await seen("select user_id from roster.profiles")).toEqual([own, own]);
     expect(await seen("select user_id from roster.org_members")).toEqual([own, own]);
     expect(await seen("select id from roster.orgs order by id")).toEqual(orgs);
-    for (const table of ["org_slugs", "audit_entries", "audit_changes"])
+    const slugs = [a, b].map(({ slug }) => ({ slug_key: slug }));
+    expect(await seen("select slug_key from roster.org_slugs")).toHaveLength(2);
+    expect(await seen("select slug_key from roster.org_slugs")).toEqual(
+      expect.arrayContaining(slugs),
+    );
+    for (const table of ["audit_entries", "audit_changes"])
       expect(await seen(`select 1 from roster.${table}`)).toEqual([]);
     for (const table of ["teams", "team_members", "roles"])
       expect((await asMember(`select 1 from roster.${table}`)).code).toBe("42501");

@@ -226,6 +226,64 @@ describe("Every id in every request", () => {
   );
 });
 
+describe("Every list of ids", () => {
+  const lists = ways.flatMap((way) =>
+    way.method.input.fields
+      .filter(({ name, fieldKind }) => fieldKind === "list" && name.endsWith("_ids"))
+      .map((field) => [`${field.name} of ${way.name}`, way, field] as const),
+  );
+
+  test("is of a kind that these tests know", () => {
+    expect(new Set(lists.map(([, , { name }]) => name))).toEqual(
+      new Set(["user_ids", "org_ids", "team_ids"]),
+    );
+  });
+
+  test.each(lists)(
+    "misses what is not the caller's to see, whatever it is: %s",
+    async (...[, way, { name }]) => {
+      const request = await requestOf(way, home);
+      const [own = "", foreign = "", deleted = ""] =
+        {
+          user_ids: [home.mateId, other.mateId, home.deletedUserId],
+          org_ids: [home.orgId, other.orgId, home.deletedOrgId],
+          team_ids: [home.teamId, other.teamId, home.deletedTeamId],
+        }[name] ?? [];
+      const ids = [foreign, own, randomUUID(), deleted, own, foreign];
+      const missing = ids.filter((id) => id !== own);
+      const everywhere = way.by === "service";
+      const caller = await callersFor(way, home);
+      for (const callers of everywhere && way.rule.own ? [caller, home.member] : [caller]) {
+        const known = callers === caller && everywhere ? [own, foreign] : [own];
+        const answer = await send(callers, way.method, withField(way.method, request, name, ids));
+        const { missingIds, ...rest } = JSON.parse(answer);
+        const [found] = Object.values(rest) as { id: string }[][];
+        expect(found?.map(({ id }) => id)).toEqual(ids.filter((id) => known.includes(id)));
+        expect(missingIds).toEqual(missing.filter((id) => !known.includes(id)));
+      }
+    },
+  );
+
+  test.each(lists)(
+    "INVALID_ARGUMENT for a malformed id or too many: %s",
+    async (...[, way, { name }]) => {
+      const request = await requestOf(way, home);
+      const ids = Array.from({ length: 1_001 }, () => randomUUID());
+      for (const [value, field] of [
+        [[ids[0], "not-an-id"], `${name}[1]`],
+        [ids, name],
+      ] as const) {
+        const call = send(
+          await callersFor(way, home),
+          way.method,
+          withField(way.method, request, name, value),
+        );
+        expect(await refusal(call)).toMatchObject({ code: "InvalidArgument", fields: [field] });
+      }
+    },
+  );
+});
+
 describe("Every update, list and etag", () => {
   test.each(having("update_mask"))(
     "INVALID_ARGUMENT for an unknown path in the mask: %s",
@@ -276,7 +334,7 @@ describe("Every read", () => {
 
 describe("Every mutation", () => {
   const etagPath = ({ method }: Way): string | undefined => {
-    if (/\.(Create|Add)/.test(`.${method.name}`)) return undefined;
+    if (/^(Create|Add)/.test(method.name)) return undefined;
     const holder = method.input.fields.find(({ message }) =>
       message?.fields.some(({ name }) => name === "etag"),
     );
@@ -297,10 +355,11 @@ describe("Every mutation", () => {
         expect((await refusal(ask(message, second))).code).toBe(code);
         expect(await contents()).toEqual(before);
       };
-      const path = etagPath(way);
+      const path = way.fault ? undefined : etagPath(way);
       if (path) await fail(withField(way.method, request, path, '"99"'), "Aborted");
+      if (way.fault) await fail(withField(way.method, request, ...way.fault), "InvalidArgument");
       await ask(request, first);
-      if (!path) await fail(request, "AlreadyExists");
+      if (!path && !way.fault) await fail(request, "AlreadyExists");
       const method = `roster.v1.${name.split(" ")[0]?.replace(".", "/")}`;
       expect(await entriesOf(first)).toEqual([{ method, outcome: "SUCCEEDED" }]);
       expect(await entriesOf(second)).toEqual([]);

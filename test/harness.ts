@@ -92,6 +92,13 @@ export class Harness {
     return callersOf(this.baseUrl, await tokenFor(subject, options), headers);
   }
 
+  /** The flushes that a call costs. */
+  async flushesOf(call: () => Promise<unknown>): Promise<number> {
+    const before = this.server.roundTrips();
+    await call();
+    return this.server.roundTrips() - before;
+  }
+
   /** A new live user. */
   async user(name = "Some One"): Promise<string> {
     const { user } = await this.ops.users.createUser({

@@ -1,4 +1,4 @@
-import { createHash } from "node:crypto";
+import { createHash, randomUUID } from "node:crypto";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { View } from "../src/gen/roster/v1/view_pb.ts";
@@ -46,18 +46,24 @@ const explaining = {
   log_min_messages: "fatal",
 };
 
-/** Fills a database without triggers: an org of 20,000 with 5,000 teams, and a thousand others. */
-const load = (orgId: string, crewId: string): string => `
+/**
+ * Fills a database without triggers: an org of 20,000 with 5,000 teams, and a thousand others. One person is
+ * in every team.
+ */
+const load = (orgId: string, crewId: string, busyId: string): string => `
   begin;
   set local session_replication_role = replica;
   create temporary table people on commit drop as
     select n, md5('user' || n)::uuid as id,
       case when n <= 20000 then '${orgId}' else md5('org' || n % 1000)::uuid end as org_id
     from generate_series(1, 25000) n;
-  insert into roster.users (id, email, name) select id, n || '@example.com', 'Some One' from people;
+  insert into roster.users (id, email, name, external_id)
+    select id, n || '@example.com', 'Some One', 'x' || n from people;
   insert into roster.profiles (id, user_id) select md5('profile' || n)::uuid, id from people;
-  insert into roster.orgs (id, name, slug)
-    select md5('org' || n)::uuid, 'Org', 'org-' || n from generate_series(0, 999) n;
+  insert into roster.orgs (id, name, slug, external_id)
+    select md5('org' || n)::uuid, 'Org', 'org-' || n, 'x' || n from generate_series(0, 999) n;
+  insert into roster.org_slugs (slug_key, org_id)
+    select 'org-' || n, md5('org' || n)::uuid from generate_series(0, 999) n;
   insert into roster.org_members (org_id, user_id) select org_id, id from people;
   insert into roster.teams (org_id, id, name, visibility)
     select org_id, md5('team' || n)::uuid, 'Team ' || n, case n % 50 when 0 then 'SECRET' else 'VISIBLE' end
@@ -65,7 +71,9 @@ const load = (orgId: string, crewId: string): string => `
   insert into roster.team_members (org_id, team_id, user_id)
     select org_id, '${crewId}', id from people where n <= 5000
     union all
-    select org_id, md5('team' || n)::uuid, id from people where n <= 5000;
+    select org_id, md5('team' || n)::uuid, id from people where n <= 5000
+    union all
+    select org_id, md5('team' || n)::uuid, '${busyId}' from people where n <= 5000;
   create temporary table log on commit drop as
     select md5('entry' || n)::uuid as id, now() - make_interval(mins => n) as create_time, n % 20 = 0 as apart,
       case when n % 10 > 1 then '${orgId}'::uuid when n % 10 = 1 then md5('org' || n % 1000)::uuid end as org_id
@@ -80,7 +88,7 @@ const load = (orgId: string, crewId: string): string => `
   commit;
   analyze`;
 
-let tenant: Tenant;
+let tenant: Tenant & { readonly slug: string };
 let crewId: string;
 
 beforeAll(async () => {
@@ -89,12 +97,21 @@ beforeAll(async () => {
   for (const role of ["roster_app", "roster_directory"])
     for (const [name, value] of Object.entries(explaining))
       await admin.query(`alter role ${role} in database ${rows[0].name} set ${name} = ${value}`);
-  tenant = await harness.current.tenant();
+  const made = await harness.current.tenant();
+  const { org } = await made.owner.orgs.getOrg({ orgId: made.orgId });
+  tenant = { ...made, slug: org?.slug ?? "" };
   const { orgId, owner } = tenant;
   const { team } = await owner.teams.createTeam({ team: { orgId, name: "Crew" } });
   crewId = team?.id ?? "";
-  await admin.query(load(orgId, crewId));
+  await admin.query(load(orgId, crewId, tenant.adminId));
 });
+
+/** The id that `load` gives a thing. */
+const idOf = (what: string): string =>
+  createHash("md5")
+    .update(what)
+    .digest("hex")
+    .replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
 
 const nodesOf = (plan: Node): readonly Node[] => [plan, ...(plan.Plans ?? []).flatMap(nodesOf)];
 
@@ -129,7 +146,7 @@ const faultsOf = (nodes: readonly Node[], mostRows: number): string[] => {
       // A month without rows has no page to read.
       type === "Seq Scan" &&
         read > 0 &&
-        /users|members|teams|profiles|audit/.test(table) &&
+        /users|members|teams|profiles|orgs|slugs|audit/.test(table) &&
         `${type} on ${table}`,
       /hashed SubPlan/.test(conditions) && `hashed SubPlan on ${table}`,
       /current_setting|roster\.(current_|is_platform|team_sight)/.test(conditions) &&
@@ -145,6 +162,9 @@ type Page = { readonly nextPageToken: string };
 
 describe("in an org of 20,000, after ten uses", () => {
   const view = View.FULL;
+  const byEmail = { case: "email", value: "77@EXAMPLE.com" } as const;
+  const byExternalId = { case: "externalId", value: "x77" } as const;
+  const bySlug = { case: "slug", value: "org-77" } as const;
   const gets: Record<string, () => Promise<unknown>> = {
     GetUser: () => tenant.member.users.getUser({ userId: tenant.ownerId, orgId: tenant.orgId }),
     "GetUser FULL": () =>
@@ -155,6 +175,18 @@ describe("in an org of 20,000, after ten uses", () => {
       tenant.member.orgs.getOrgMember({ orgId: tenant.orgId, userId: tenant.ownerId }),
     GetTeam: () => tenant.member.teams.getTeam({ orgId: tenant.orgId, teamId: crewId }),
     ListUserOrgs: () => tenant.member.users.listUserOrgs({ userId: tenant.memberId }),
+    "LookupUser by email": () =>
+      tenant.member.users.lookupUser({ orgId: tenant.orgId, key: byEmail, view }),
+    "LookupUser by external_id": () =>
+      harness.current.ops.users.lookupUser({ orgId: tenant.orgId, key: byExternalId }),
+    "LookupUser by email outside the org": () =>
+      harness.current.ops.users.lookupUser({ key: byEmail }),
+    "LookupUser by external_id outside the org": () =>
+      harness.current.ops.users.lookupUser({ key: byExternalId, view }),
+    "LookupOrg by slug": () => harness.current.ops.orgs.lookupOrg({ key: bySlug }),
+    "LookupOrg by slug by a user": async () =>
+      tenant.member.orgs.lookupOrg({ key: { case: "slug", value: tenant.slug } }),
+    "LookupOrg by external_id": () => harness.current.ops.orgs.lookupOrg({ key: byExternalId }),
   };
 
   test.each(Object.entries(gets))("%s reads a few rows by index", async (_, call) => {
@@ -176,6 +208,12 @@ describe("in an org of 20,000, after ten uses", () => {
       harness.current.ops.teams.listTeams({ orgId: tenant.orgId, ...page }),
     ListTeamMembers: (page) =>
       tenant.member.teams.listTeamMembers({ orgId: tenant.orgId, teamId: crewId, ...page }),
+    ListUserTeams: (page) =>
+      tenant.member.teams.listUserTeams({
+        orgId: tenant.orgId,
+        userId: tenant.adminId,
+        ...page,
+      }),
     "ListTeamMembers FULL": (page) =>
       tenant.member.teams.listTeamMembers({ orgId: tenant.orgId, teamId: crewId, view, ...page }),
     ListAuditEntries: (page) =>
@@ -201,9 +239,54 @@ describe("in an org of 20,000, after ten uses", () => {
     expect(faultsOf(await nodesOfCall(later), most(50))).toEqual([]);
   });
 
+  const idsOf = (what: string, count: number): string[] =>
+    Array.from({ length: count }, (_, n) => idOf(`${what}${n + 1}`));
+  const batches: Record<string, (count: number) => Promise<unknown>> = {
+    BatchGetUsers: (count) =>
+      tenant.member.users.batchGetUsers({ orgId: tenant.orgId, userIds: idsOf("user", count) }),
+    "BatchGetUsers FULL": (count) =>
+      tenant.member.users.batchGetUsers({
+        orgId: tenant.orgId,
+        userIds: idsOf("user", count),
+        view,
+      }),
+    "BatchGetUsers outside an org": (count) =>
+      harness.current.ops.users.batchGetUsers({ userIds: idsOf("user", count), view }),
+    BatchGetTeams: (count) =>
+      tenant.member.teams.batchGetTeams({ orgId: tenant.orgId, teamIds: idsOf("team", count) }),
+    BatchGetOrgs: (count) => harness.current.ops.orgs.batchGetOrgs({ orgIds: idsOf("org", count) }),
+    "BatchGetOrgs by a user": (count) =>
+      tenant.member.orgs.batchGetOrgs({ orgIds: [...idsOf("org", count - 1), tenant.orgId] }),
+  };
+
+  test.each(Object.entries(batches))("%s probes each id, few of them or many", async (_, get) => {
+    for (const count of [1_000, 3, 1_000]) {
+      const call = () => get(count);
+      await useTenTimes(call);
+      expect(faultsOf(await nodesOfCall(call), count + 1)).toEqual([]);
+    }
+  });
+
+  test("BatchCreateUsers probes each email and external id, and reads no other user", async () => {
+    const { users } = harness.current.ops;
+    const create = (count: number) =>
+      users.batchCreateUsers({
+        users: Array.from({ length: count }, () => ({
+          user: { email: `${randomUUID()}@example.com`, name: "New", externalId: randomUUID() },
+        })),
+      });
+    for (const count of [1_000, 3, 1_000]) {
+      if (count === 3) await useTenTimes(() => create(count));
+      plans.length = 0;
+      await create(count);
+      const nodes = plans.flatMap(nodesOf);
+      expect(nodes.some((node) => node["Relation Name"] === "users")).toBe(true);
+      expect(faultsOf(nodes, count + 1)).toEqual([]);
+    }
+  });
+
   test("ListAuditEntries of a small org passes over the log of the large one", async () => {
-    const md5 = createHash("md5").update("org1").digest("hex");
-    const orgId = md5.replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
+    const orgId = idOf("org1");
     const call = () => harness.current.ops.audit.listAuditEntries({ orgId });
     expect((await call()).auditEntries).toHaveLength(20);
     await useTenTimes(call);

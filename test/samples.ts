@@ -69,10 +69,17 @@ export interface Sample {
   readonly by: "owner" | "member" | "platform" | "service";
   /** Fields with the form of an id that the RPC does not read. */
   readonly ignored?: readonly string[];
+  /** A field with a value by which the request fails; without it a second try does, or a stale etag. */
+  readonly fault?: readonly [path: string, value: unknown];
 }
 
 const email = (): string => `${randomUUID()}@example.com`;
 const { MAINTAINER, MEMBER } = TeamRole;
+
+const emailOf = async ({ ops }: Harness, userId: string): Promise<string> =>
+  (await ops.users.getUser({ userId })).user?.email ?? "";
+const slugOf = async ({ ops }: Harness, orgId: string): Promise<string> =>
+  (await ops.orgs.getOrg({ orgId })).org?.slug ?? "";
 
 /** By `Service.Method`; a second way to call the same RPC has a word behind it. */
 export const samples: Readonly<Record<string, Sample>> = {
@@ -82,11 +89,39 @@ export const samples: Readonly<Record<string, Sample>> = {
     request: () => ({ user: { email: email(), name: "New" }, profile: { bio: "Hi" } }),
     ignored: ["user.id", "profile.id", "profile.user_id", "profile.org_id"],
   },
+  "UserService.BatchCreateUsers": {
+    by: "platform",
+    request: () => ({
+      users: [1, 2].map(() => ({ user: { email: email(), name: "New" }, profile: { bio: "Hi" } })),
+    }),
+    fault: ["users", []],
+  },
   "UserService.GetUser": {
     by: "member",
     request: ({ orgId, mateId: userId }) => ({ orgId, userId }),
   },
   "UserService.GetUser outside": { by: "service", request: ({ mateId: userId }) => ({ userId }) },
+  "UserService.BatchGetUsers": {
+    by: "member",
+    request: ({ orgId, mateId }) => ({ orgId, userIds: [mateId] }),
+  },
+  "UserService.BatchGetUsers outside": {
+    by: "service",
+    request: ({ mateId }) => ({ userIds: [mateId] }),
+  },
+  "UserService.LookupUser": {
+    by: "member",
+    request: async ({ harness, orgId, mateId }) => ({
+      orgId,
+      key: { case: "email", value: await emailOf(harness, mateId) },
+    }),
+  },
+  "UserService.LookupUser outside": {
+    by: "service",
+    request: async ({ harness, mateId }) => ({
+      key: { case: "email", value: await emailOf(harness, mateId) },
+    }),
+  },
   "UserService.ListUsers": { by: "member", request: ({ orgId }) => ({ orgId }) },
   "UserService.ListUsers outside": { by: "service", request: () => ({}) },
   "UserService.UpdateUser": {
@@ -127,6 +162,13 @@ export const samples: Readonly<Record<string, Sample>> = {
     ignored: ["org.id"],
   },
   "OrgService.GetOrg": { by: "member", request: ({ orgId }) => ({ orgId }) },
+  "OrgService.BatchGetOrgs": { by: "service", request: ({ orgId }) => ({ orgIds: [orgId] }) },
+  "OrgService.LookupOrg": {
+    by: "service",
+    request: async ({ harness, orgId }) => ({
+      key: { case: "slug", value: await slugOf(harness, orgId) },
+    }),
+  },
   "OrgService.ListOrgs": { by: "service", request: () => ({}) },
   "OrgService.UpdateOrg": {
     by: "owner",
@@ -161,6 +203,10 @@ export const samples: Readonly<Record<string, Sample>> = {
     ignored: ["team.id"],
   },
   "TeamService.GetTeam": { by: "member", request: ({ orgId, teamId }) => ({ orgId, teamId }) },
+  "TeamService.BatchGetTeams": {
+    by: "member",
+    request: ({ orgId, teamId }) => ({ orgId, teamIds: [teamId] }),
+  },
   "TeamService.ListTeams": { by: "member", request: ({ orgId }) => ({ orgId }) },
   "TeamService.UpdateTeam": {
     by: "owner",
@@ -189,6 +235,10 @@ export const samples: Readonly<Record<string, Sample>> = {
   "TeamService.ListTeamMembers": {
     by: "member",
     request: ({ orgId, teamId }) => ({ orgId, teamId }),
+  },
+  "TeamService.ListUserTeams": {
+    by: "member",
+    request: ({ orgId, mateId: userId }) => ({ orgId, userId }),
   },
   "TeamService.UpdateTeamMember": {
     by: "owner",

@@ -103,7 +103,7 @@ export class Page {
 }
 
 /** Hardly less than the bytes of a message on the wire, without encoding it: names stand for tags and lengths. */
-const weigh = (value: unknown): number => {
+export const weigh = (value: unknown): number => {
   if (typeof value === "string") return Buffer.byteLength(value) + 4;
   if (typeof value !== "object" || value === null) return 12;
   let sum = 4;

@@ -13,6 +13,7 @@ interface Rule {
   readonly permission: string;
   readonly allOrgs: boolean;
   readonly deletedOrg: boolean;
+  readonly own: boolean;
   readonly mutates: boolean;
   readonly orgPath: string;
   readonly org: Reader | undefined;
@@ -69,15 +70,14 @@ const rules = new Map<DescMethod, Rule>();
 const ruleOf = (method: DescMethod): Rule => {
   let rule = rules.get(method);
   if (!rule) {
-    const { scope, permission, org, team, self, selfMask, allOrgs, deletedOrg } = getOption(
-      method,
-      accessOption,
-    );
+    const option = getOption(method, accessOption);
+    const { scope, permission, org, team, self, selfMask, allOrgs, deletedOrg, own } = option;
     rule = {
       scope,
       permission,
       allOrgs,
       deletedOrg,
+      own,
       mutates: method.idempotency !== Idempotency.NO_SIDE_EFFECTS,
       orgPath: org,
       org: readerOf(method, org),
@@ -172,7 +172,10 @@ const decide = (rule: Rule, message: Message, header: string | null, caller: Cal
         : inside(where, rule.permission.replace(/^users\./, "members."));
     }
     case Scope.PLATFORM:
-      return outside(rule.permission || "roster.platform");
+      // Of what is theirs, row-level security shows a user nothing else.
+      return outside(rule.permission || "roster.platform", {
+        self: self || (rule.own && caller.userId !== undefined),
+      });
     case Scope.NONE:
       // Any credential will do, so the call counts as one about the caller.
       return orgId === undefined

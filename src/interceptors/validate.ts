@@ -1,5 +1,5 @@
 import type { DescMessage, Message } from "@bufbuild/protobuf";
-import { pathToString } from "@bufbuild/protobuf/reflect";
+import { type Path, pathToString } from "@bufbuild/protobuf/reflect";
 import { createValidator, type Violation as RuleViolation } from "@bufbuild/protovalidate";
 import type { ContextValues, Interceptor } from "@connectrpc/connect";
 import { fail, type Violation } from "../errors.ts";
@@ -14,6 +14,14 @@ const matches = (pattern: string, text: string): boolean => {
     patterns.set(pattern, compiled);
   }
   return compiled.test(text);
+};
+
+/** A field's path. Of a oneof that must be set it names the fields, which are what a caller can set. */
+const nameOf = (path: Path): string => {
+  const last = path.at(-1);
+  return last?.kind === "oneof"
+    ? last.fields.map(({ name }) => pathToString([...path.slice(0, -1)]) + name).join(" or ")
+    : pathToString(path);
 };
 
 /**
@@ -39,7 +47,7 @@ const refuse = async (
   found: readonly RuleViolation[],
 ): Promise<never> => {
   const violations: Violation[] = found.map(({ field, message }) => ({
-    field: pathToString(field),
+    field: nameOf(field),
     rule: message,
   }));
   await enterAlone(sessions, values);

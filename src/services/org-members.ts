@@ -6,7 +6,7 @@ import { fail, fieldInside } from "../errors.ts";
 import { OrgMemberSchema, OrgMemberState } from "../gen/roster/v1/org_member_pb.ts";
 import type { OrgService } from "../gen/roster/v1/org_service_pb.ts";
 import { View } from "../gen/roster/v1/view_pb.ts";
-import { profileColumns, profileJoin, profileShape, profileWithoutSettings } from "./profiles.ts";
+import { briefProfileColumns, briefProfileShape, profileJoin, toBriefProfile } from "./profiles.ts";
 import { changesOf, firstId, pageOf, required, versionOf } from "./requests.ts";
 import { toUser, userColumns, userJoin, userShape } from "./users.ts";
 
@@ -101,9 +101,9 @@ export const orgMembers = {
       order by user_id limit ${page.limit}`;
     if (request.view === View.FULL) {
       const rows = await unitOfWork(context).many(sql.type(
-        z.object({ ...memberShape, ...userShape, ...profileShape }),
+        z.object({ ...memberShape, ...userShape, ...briefProfileShape }),
       )`
-        select ${memberColumns}, ${userColumns}, ${profileColumns}
+        select ${memberColumns}, ${userColumns}, ${briefProfileColumns}
         from (${members}) m join roster.users u on u.id = m.user_id ${userJoin} ${profileJoin}
         order by m.user_id`);
       const { items, nextPageToken } = page.finish(
@@ -112,7 +112,7 @@ export const orgMembers = {
         (row) =>
           row.user_delete_time
             ? null
-            : { ...toMember(row), user: { ...toUser(row), profile: profileWithoutSettings(row) } },
+            : { ...toMember(row), user: { ...toUser(row), profile: toBriefProfile(row) } },
       );
       return { members: items, nextPageToken };
     }

@@ -12,11 +12,13 @@ import {
   changesOf,
   checkLabelCount,
   firstId,
+  inOrder,
   labelChange,
   nfc,
   orNull,
   pageOf,
   required,
+  sendable,
   versionOf,
 } from "./requests.ts";
 import { noUser } from "./users.ts";
@@ -86,7 +88,7 @@ const versionNow = (context: HandlerContext) =>
 
 type Orgs = Pick<
   ServiceImpl<typeof OrgService>,
-  "createOrg" | "getOrg" | "listOrgs" | "updateOrg" | "deleteOrg"
+  "createOrg" | "getOrg" | "batchGetOrgs" | "lookupOrg" | "listOrgs" | "updateOrg" | "deleteOrg"
 >;
 
 export const orgs = {
@@ -118,6 +120,35 @@ export const orgs = {
       noOrg(orgId(context)),
     );
     return { org: toOrg(row) };
+  },
+
+  async batchGetOrgs({ orgIds }, context) {
+    const { platform, orgId: pinned = null } = caller(context);
+    const rows = await unitOfWork(context).many(sql.type(orgRow)`
+      select ${orgColumns}
+      from unnest(${sql.array([...new Set(orgIds)], "uuid")}) asked (id)
+      cross join lateral (
+        select * from roster.orgs
+        where id = asked.id and id = coalesce(${pinned}::uuid, id) and (delete_time is null or ${platform})
+        limit 1) o`);
+    const { items, missingIds } = inOrder(orgIds, rows.map(toOrg));
+    return sendable(context, { orgs: items, missingIds }, "org_ids");
+  },
+
+  async lookupOrg({ key }, context) {
+    const bySlug = key.case === "slug";
+    const pinned = caller(context).orgId ?? null;
+    const asked = bySlug
+      ? sql.fragment`
+          roster.org_slugs s join roster.orgs o on o.id = s.org_id where s.slug_key = ${key.value}`
+      : sql.fragment`roster.orgs o where o.external_id = ${nfc(key.value ?? "")}`;
+    const row = await unitOfWork(context).one(
+      sql.type(orgRow)`
+        select ${orgColumns} from ${asked}
+          and o.delete_time is null and o.id = coalesce(${pinned}::uuid, o.id)`,
+      () => fail("ORG_NOT_FOUND", { field: bySlug ? "slug" : "external_id" }),
+    );
+    return { org: toOrg(row), renamed: bySlug && row.org_slug !== key.value };
   },
 
   async listOrgs(request, context) {

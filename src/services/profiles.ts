@@ -9,11 +9,14 @@ import { ProfileSchema } from "../gen/roster/v1/profile_pb.ts";
 import type { UserService } from "../gen/roster/v1/user_service_pb.ts";
 import { changesOf, nfc, required, settingsText, versionOf } from "./requests.ts";
 
-/** A profile as columns of `profiles p`. */
-export const profileColumns = sql.fragment`
+/** A profile without its settings, as where many are answered at once, as columns of `profiles p`. */
+export const briefProfileColumns = sql.fragment`
   p.id as profile_id, p.user_id as profile_user_id, p.org_id as profile_org_id, p.avatar as profile_avatar,
-  p.bio as profile_bio, p.settings as profile_settings, p.create_time as profile_create_time,
-  p.update_time as profile_update_time, p.version as profile_version`;
+  p.bio as profile_bio, p.create_time as profile_create_time, p.update_time as profile_update_time,
+  p.version as profile_version`;
+
+/** A profile as columns of `profiles p`. */
+export const profileColumns = sql.fragment`${briefProfileColumns}, p.settings as profile_settings`;
 
 /** The profile by which user `u` appears: the selected org's, else the default one. */
 export const profileJoin = sql.fragment`
@@ -22,26 +25,26 @@ export const profileJoin = sql.fragment`
     where user_id = u.id and (org_id is null or org_id = (select roster.current_org()))
     order by org_id nulls last limit 1) p`;
 
-export const profileShape = {
+export const briefProfileShape = {
   profile_id: z.string(),
   profile_user_id: z.string(),
   profile_org_id: maybeText,
   profile_avatar: z.string(),
   profile_bio: z.string(),
-  profile_settings: z.custom<JsonObject>(),
   profile_create_time: instant,
   profile_update_time: instant,
   profile_version: etag,
 };
+export const profileShape = { ...briefProfileShape, profile_settings: z.custom<JsonObject>() };
+const briefProfileRow = z.object(briefProfileShape);
 const profileRow = z.object(profileShape);
 
 export const toProfile = (row: z.output<typeof profileRow>) => ({
-  ...profileWithoutSettings(row),
+  ...toBriefProfile(row),
   settings: row.profile_settings,
 });
 
-/** A profile as lists show it. */
-export const profileWithoutSettings = (row: z.output<typeof profileRow>) => ({
+export const toBriefProfile = (row: z.output<typeof briefProfileRow>) => ({
   id: row.profile_id,
   userId: row.profile_user_id,
   orgId: row.profile_org_id,

@@ -1,11 +1,22 @@
 /** What requests of all resources have in common: presence, masks, etags, labels, settings, pages. */
-import { type DescMessage, isFieldSet, type JsonObject, type Message } from "@bufbuild/protobuf";
+import {
+  create,
+  type DescMessage,
+  isFieldSet,
+  type JsonObject,
+  type Message,
+  type MessageInitShape,
+  toBinary,
+} from "@bufbuild/protobuf";
 import type { HandlerContext } from "@connectrpc/connect";
 import { NIL } from "uuid";
 import { caller, maybeOrgId, settings } from "../context.ts";
-import { type ListRequest, Page } from "../database/page.ts";
+import { type ListRequest, Page, weigh } from "../database/page.ts";
 import { fail } from "../errors.ts";
 
+const mebibyte = 1024 * 1024;
+/** The largest message that the transport sends. */
+const maximumAnswerBytes = 4 * mebibyte;
 const maximumLabels = 64;
 const maximumSettingsBytes = 64 * 1024;
 const maximumSettingsDepth = 20;
@@ -29,6 +40,45 @@ export const pageOf = (context: HandlerContext, request: ListRequest): Page =>
     },
     () => fail("PAGE_TOKEN_INVALID", { field: "page_token" }),
   );
+
+/**
+ * What a batch get found, in the order in which it was asked. An id that was asked twice is answered twice, be
+ * it found or missing.
+ */
+export const inOrder = <Item extends { readonly id: string }>(
+  ids: readonly string[],
+  found: readonly Item[],
+): { items: Item[]; missingIds: string[] } => {
+  const byId = new Map(found.map((item) => [item.id, item]));
+  const items: Item[] = [];
+  const missingIds: string[] = [];
+  for (const id of ids) {
+    const item = byId.get(id.toLowerCase());
+    if (item) items.push(item);
+    else missingIds.push(id);
+  }
+  return { items, missingIds };
+};
+
+/**
+ * Refuses an answer that no message can carry, instead of letting the transport fail on it.
+ *
+ * @param field the request's list of which there should be fewer
+ */
+export const sendable = <Answer extends MessageInitShape<DescMessage>>(
+  { method }: HandlerContext,
+  answer: Answer,
+  field: string,
+): Answer => {
+  if (
+    weigh(answer) > maximumAnswerBytes &&
+    toBinary(method.output, create(method.output, answer)).length > maximumAnswerBytes
+  ) {
+    const limit = `${maximumAnswerBytes / mebibyte} MiB`;
+    throw fail("ANSWER_TOO_LARGE", { field, limit });
+  }
+  return answer;
+};
 
 /** Demands that a string is set; the protos cannot say it of a field inside a resource. */
 export const required = (value: string, field: string): string => {

@@ -1,14 +1,14 @@
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { z } from "zod";
-import { orgId, unitOfWork } from "../context.ts";
+import { accessOf, orgId, unitOfWork } from "../context.ts";
 import { etag, instant, maybeInstant, sql } from "../database/sql.ts";
 import { fail } from "../errors.ts";
 import { TeamMemberSchema, TeamRole } from "../gen/roster/v1/team_member_pb.ts";
 import type { TeamService } from "../gen/roster/v1/team_service_pb.ts";
 import { View } from "../gen/roster/v1/view_pb.ts";
-import { profileColumns, profileJoin, profileShape, profileWithoutSettings } from "./profiles.ts";
+import { briefProfileColumns, briefProfileShape, profileJoin, toBriefProfile } from "./profiles.ts";
 import { changesOf, firstId, pageOf, required, versionOf } from "./requests.ts";
-import { noTeam } from "./teams.ts";
+import { noTeam, teamColumns, teamShape, toTeam } from "./teams.ts";
 import { toUser, userColumns, userJoin, userShape } from "./users.ts";
 
 /** A team membership as columns of `team_members m`. */
@@ -26,7 +26,8 @@ const memberShape = {
 };
 const memberRow = z.object(memberShape);
 const listedRow = z.object({ ...memberShape, user_delete_time: maybeInstant });
-const fullRow = z.object({ ...memberShape, ...userShape, ...profileShape });
+const userTeamRow = z.object({ ...memberShape, ...teamShape });
+const fullRow = z.object({ ...memberShape, ...userShape, ...briefProfileShape });
 
 const toMember = (row: z.output<typeof memberRow>) => ({
   orgId: row.member_org_id,
@@ -56,6 +57,19 @@ const demandTeam = (context: HandlerContext, teamId: string) =>
     noTeam(teamId),
   );
 
+/**
+ * Refuses a user who is not in the org. To a caller who sees only their own teams and finds this user in none
+ * of them, nobody is: or asking would tell who is in the org.
+ */
+const demandOrgMember = (context: HandlerContext, userId: string) =>
+  unitOfWork(context).one(
+    sql.type(z.object({}))`
+      select from roster.org_members m join roster.users u on u.id = m.user_id and u.delete_time is null
+      where m.org_id = ${orgId(context)} and m.user_id = ${userId}
+        and (${accessOf(context.values).self} or (select roster.team_sight()) <> 'own')`,
+    () => fail("ORG_MEMBER_NOT_FOUND", { user_id: userId }),
+  );
+
 /** Why a write met no row: no such team, no such member, or a newer one than the etag says. */
 const unwritten = async (
   context: HandlerContext,
@@ -74,7 +88,12 @@ const unwritten = async (
 
 type TeamMembers = Pick<
   ServiceImpl<typeof TeamService>,
-  "addTeamMember" | "getTeamMember" | "listTeamMembers" | "updateTeamMember" | "removeTeamMember"
+  | "addTeamMember"
+  | "getTeamMember"
+  | "listTeamMembers"
+  | "listUserTeams"
+  | "updateTeamMember"
+  | "removeTeamMember"
 >;
 
 export const teamMembers = {
@@ -133,12 +152,12 @@ export const teamMembers = {
     };
     if (request.view === View.FULL) {
       const rows = await unitOfWork(context).many(sql.type(fullRow)`
-        select ${memberColumns}, ${userColumns}, ${profileColumns}
+        select ${memberColumns}, ${userColumns}, ${briefProfileColumns}
         from (${members}) m join roster.users u on u.id = m.user_id ${userJoin} ${profileJoin}
         order by m.user_id`);
       return answer(rows, (row) => ({
         ...toMember(row),
-        user: { ...toUser(row), profile: profileWithoutSettings(row) },
+        user: { ...toUser(row), profile: toBriefProfile(row) },
       }));
     }
     const rows = await unitOfWork(context).many(sql.type(listedRow)`
@@ -146,6 +165,32 @@ export const teamMembers = {
       from (${members}) m join roster.users u on u.id = m.user_id
       order by m.user_id`);
     return answer(rows, toMember);
+  },
+
+  async listUserTeams(request, context) {
+    const { userId } = request;
+    const page = pageOf(context, request);
+    const [after = firstId] = page.after ?? [];
+    // Teams that the caller may not see are left out before the page is cut, so that no token names one.
+    const rows = await unitOfWork(context).many(sql.type(userTeamRow)`
+      select ${memberColumns}, ${teamColumns}
+      from (
+        select m.* from roster.team_members m
+        where m.org_id = ${orgId(context)} and m.user_id = ${userId} and m.team_id > ${after}::uuid
+          and exists (select from roster.users where id = ${userId} and delete_time is null)
+          and (
+            select true from roster.teams
+            where org_id = ${orgId(context)} and id = m.team_id and delete_time is null)
+        order by m.team_id limit ${page.limit}) m
+      join roster.teams t on t.org_id = m.org_id and t.id = m.team_id
+      order by m.team_id`);
+    if (rows.length === 0) await demandOrgMember(context, userId);
+    const { items, nextPageToken } = page.finish(
+      rows,
+      (row) => [row.team_id],
+      (row) => ({ team: toTeam(row), member: toMember(row) }),
+    );
+    return { userTeams: items, nextPageToken };
   },
 
   async updateTeamMember({ member, updateMask }, context) {

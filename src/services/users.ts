@@ -2,28 +2,40 @@ import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { v7 as uuid } from "uuid";
 import { z } from "zod";
 import { caller, maybeOrgId, orgId, settings, unitOfWork } from "../context.ts";
-import { etag, instant, labels, maybeInstant, maybeText, sql } from "../database/sql.ts";
+import {
+  etag,
+  type FragmentSqlToken,
+  instant,
+  labels,
+  maybeInstant,
+  maybeText,
+  sql,
+} from "../database/sql.ts";
 import { fail } from "../errors.ts";
 import { ActorKind } from "../gen/roster/v1/audit_pb.ts";
 import { UserSchema, UserState } from "../gen/roster/v1/user_pb.ts";
-import type { UserService } from "../gen/roster/v1/user_service_pb.ts";
+import type { NewUser, UserService } from "../gen/roster/v1/user_service_pb.ts";
 import { View } from "../gen/roster/v1/view_pb.ts";
 import {
+  briefProfileColumns,
+  briefProfileShape,
   profileColumns,
   profileJoin,
   profileShape,
-  profileWithoutSettings,
+  toBriefProfile,
   toProfile,
 } from "./profiles.ts";
 import {
   changesOf,
   checkLabelCount,
   firstId,
+  inOrder,
   labelChange,
   nfc,
   orNull,
   pageOf,
   required,
+  sendable,
   settingsText,
   versionOf,
 } from "./requests.ts";
@@ -55,7 +67,9 @@ export const userShape = {
   user_version: etag,
 };
 const userRow = z.object(userShape);
-const fullUserRow = z.object({ ...userShape, ...profileShape });
+/** A user with a profile of which lists leave the settings away. */
+const listedUserRow = z.object({ ...userShape, ...briefProfileShape });
+export const fullUserRow = z.object({ ...userShape, ...profileShape });
 
 export const toUser = (row: z.output<typeof userRow>) => ({
   id: row.user_id,
@@ -71,12 +85,54 @@ export const toUser = (row: z.output<typeof userRow>) => ({
   etag: row.user_version,
 });
 
-const toFullUser = (row: z.output<typeof fullUserRow>) => ({
+const toListedUser = (row: z.output<typeof userRow> | z.output<typeof listedUserRow>) =>
+  "profile_id" in row ? { ...toUser(row), profile: toBriefProfile(row) } : toUser(row);
+
+export const toFullUser = (row: z.output<typeof fullUserRow>) => ({
   ...toUser(row),
   profile: toProfile(row),
 });
 
 export const noUser = (userId: string) => () => fail("USER_NOT_FOUND", { user_id: userId });
+
+/** The one user for whom a condition on `users u` holds, with their profile where the view asks for it. */
+const userWhere = async (
+  context: HandlerContext,
+  view: View,
+  condition: FragmentSqlToken,
+  missing: () => Error,
+) => {
+  const unit = unitOfWork(context);
+  if (view === View.FULL) {
+    const query = sql.type(fullUserRow)`
+      select ${userColumns}, ${profileColumns} from roster.users u ${userJoin} ${profileJoin}
+      where ${condition}`;
+    return toFullUser(await unit.one(query, missing));
+  }
+  const query = sql.type(userRow)`
+    select ${userColumns} from roster.users u ${userJoin} where ${condition}`;
+  return toUser(await unit.one(query, missing));
+};
+
+/**
+ * The rows of a user to be made and of their default profile, as the request has them.
+ *
+ * @param path where `user` and `profile` stand in the request: empty, or a path that ends in a dot
+ */
+export const newUser = ({ user, profile }: Pick<NewUser, "user" | "profile">, path: string) => {
+  if (!user) throw fail("FIELD_REQUIRED", { field: `${path}user` });
+  return {
+    id: uuid(),
+    email: nfc(required(user.email, `${path}user.email`)),
+    name: nfc(required(user.name, `${path}user.name`)),
+    externalId: orNull(nfc(user.externalId)),
+    labels: JSON.stringify(user.labels),
+    profileId: uuid(),
+    avatar: nfc(profile?.avatar ?? ""),
+    bio: nfc(profile?.bio ?? ""),
+    settings: settingsText(profile?.settings, `${path}profile.settings`),
+  };
+};
 
 /** Why a write met no row: the user is gone, or newer than the etag says. */
 const unwritten = async (context: HandlerContext, userId: string): Promise<Error> => {
@@ -90,7 +146,10 @@ const unwritten = async (context: HandlerContext, userId: string): Promise<Error
 
 const callerRow = z.object({ role: z.string(), permissions: z.array(z.string()) });
 
-type Users = Omit<ServiceImpl<typeof UserService>, "getProfile" | "updateProfile" | "listUserOrgs">;
+type Users = Omit<
+  ServiceImpl<typeof UserService>,
+  "batchCreateUsers" | "getProfile" | "updateProfile" | "listUserOrgs"
+>;
 
 export const users = {
   async getCaller(_request, context) {
@@ -120,21 +179,17 @@ export const users = {
     };
   },
 
-  async createUser({ user, profile }, context) {
-    if (!user) throw fail("FIELD_REQUIRED", { field: "user" });
+  async createUser(request, context) {
+    const made = newUser(request, "");
     const row = await unitOfWork(context).one(
       sql.type(fullUserRow)`
         with u as (
           insert into roster.users (id, email, name, external_id, labels)
-          values (${uuid()}, ${nfc(required(user.email, "user.email"))},
-            ${nfc(required(user.name, "user.name"))}, ${orNull(nfc(user.externalId))},
-            ${JSON.stringify(user.labels)})
+          values (${made.id}, ${made.email}, ${made.name}, ${made.externalId}, ${made.labels})
           returning *),
         p as (
           insert into roster.profiles (id, user_id, avatar, bio, settings)
-          select ${uuid()}, u.id, ${nfc(profile?.avatar ?? "")}, ${nfc(profile?.bio ?? "")},
-            ${settingsText(profile?.settings, "profile.settings")}
-          from u
+          select ${made.profileId}, u.id, ${made.avatar}, ${made.bio}, ${made.settings} from u
           returning *)
         select ${userColumns}, ${profileColumns} from u cross join p ${userJoin}`,
       () => new Error("the insert returned no row"),
@@ -144,24 +199,38 @@ export const users = {
 
   async getUser({ userId, view }, context) {
     // In an org row-level security shows its members alone; deleted users are for the platform.
-    const unit = unitOfWork(context);
     const deleted = caller(context).platform;
-    if (view === View.FULL) {
-      const row = await unit.one(
-        sql.type(fullUserRow)`
-          select ${userColumns}, ${profileColumns} from roster.users u ${userJoin} ${profileJoin}
-          where u.id = ${userId} and (u.delete_time is null or ${deleted})`,
-        noUser(userId),
-      );
-      return { user: toFullUser(row) };
-    }
-    const row = await unit.one(
-      sql.type(userRow)`
-        select ${userColumns} from roster.users u ${userJoin}
-        where u.id = ${userId} and (u.delete_time is null or ${deleted})`,
-      noUser(userId),
-    );
-    return { user: toUser(row) };
+    const isAsked = sql.fragment`u.id = ${userId} and (u.delete_time is null or ${deleted})`;
+    return { user: await userWhere(context, view, isAsked, noUser(userId)) };
+  },
+
+  async batchGetUsers({ userIds, view }, context) {
+    const deleted = caller(context).platform;
+    // The limit makes each id one probe of the key: a plain join may read the whole table instead.
+    const found = sql.fragment`
+      unnest(${sql.array([...new Set(userIds)], "uuid")}) asked (id)
+      cross join lateral (
+        select * from roster.users where id = asked.id and (delete_time is null or ${deleted}) limit 1) u
+      ${userJoin}`;
+    const rows =
+      view === View.FULL
+        ? await unitOfWork(context).many(sql.type(listedUserRow)`
+            select ${userColumns}, ${briefProfileColumns} from ${found} ${profileJoin}`)
+        : await unitOfWork(context).many(sql.type(userRow)`select ${userColumns} from ${found}`);
+    const { items, missingIds } = inOrder(userIds, rows.map(toListedUser));
+    return sendable(context, { users: items, missingIds }, "user_ids");
+  },
+
+  async lookupUser({ key, view }, context) {
+    // Users see nobody's external id but their own, so by it they find nobody else.
+    const isAsked =
+      key.case === "email"
+        ? sql.fragment`u.email_key = lower(normalize(${key.value}, nfc))`
+        : sql.fragment`u.external_id = ${nfc(key.value ?? "")} and shown.to_caller`;
+    const field = key.case === "email" ? "email" : "external_id";
+    const isLive = sql.fragment`${isAsked} and u.delete_time is null`;
+    const missing = () => fail("USER_NOT_FOUND", { field });
+    return { user: await userWhere(context, view, isLive, missing) };
   },
 
   async listUsers(request, context) {
@@ -181,8 +250,8 @@ export const users = {
             order by user_id limit ${page.limit}`;
     const rows =
       request.view === View.FULL
-        ? await unitOfWork(context).many(sql.type(fullUserRow)`
-            select ${userColumns}, ${profileColumns}
+        ? await unitOfWork(context).many(sql.type(listedUserRow)`
+            select ${userColumns}, ${briefProfileColumns}
             from (${ids}) page join roster.users u on u.id = page.id ${userJoin} ${profileJoin}
             order by u.id`)
         : await unitOfWork(context).many(sql.type(userRow)`
@@ -191,12 +260,7 @@ export const users = {
     const { items, nextPageToken } = page.finish<z.output<typeof userRow>, object>(
       rows,
       (row) => [row.user_id],
-      (row) => {
-        if (row.user_delete_time && !deleted) return null;
-        return "profile_id" in row
-          ? { ...toUser(row), profile: profileWithoutSettings(row as z.output<typeof fullUserRow>) }
-          : toUser(row);
-      },
+      (row) => (row.user_delete_time && !deleted ? null : toListedUser(row)),
     );
     return { users: items, nextPageToken };
   },
