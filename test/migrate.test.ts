@@ -230,7 +230,27 @@ describe("checkDatabase", () => {
   });
 
   test.each([
+    ["a guard is gone", "drop policy teams_guard on roster.teams", /apart on teams for roster_app/],
+    ["a policy shows all", "alter policy users_app on roster.users using (true)", /apart on users/],
+    [
+      "a role sees no row",
+      "drop policy orgs_app on roster.orgs",
+      /no policy .* orgs for roster_app/,
+    ],
+  ])("refuses a database where %s", async (_, fault, message) => {
+    const urls = await migrated();
+    await asAdmin(urls.admin, fault);
+    await expect(check(urls)).rejects.toThrow(UnsafeDatabase);
+    await expect(check(urls)).rejects.toThrow(message);
+  });
+
+  test.each([
     ["has no schema", "drop schema roster cascade", /no schema roster/],
+    [
+      "has a gap",
+      "delete from roster.schema_migrations where version = 3",
+      /003_users.sql, though/,
+    ],
     ["lacks migrations", `delete from roster.schema_migrations where version > 2`, /are missing/],
     ["was never migrated", "drop table roster.schema_migrations", /are missing/],
     [
