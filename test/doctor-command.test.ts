@@ -175,7 +175,7 @@ describe("keys", () => {
     expect(found).toMatchObject({ level: "ok", text: expect.stringContaining("1 of 2 keys") });
   });
 
-  test("are a problem when none can verify a token: another curve, another use, half a key, a private one", async () => {
+  test("are a problem when none can verify a token: another curve or use, half a key, a private one", async () => {
     const { d: _private, ...publicKey } = inject("signingKey");
     const { x: _half, ...half } = publicKey;
     const unusable = [

@@ -228,7 +228,7 @@ describe("the schema", () => {
     expect(behind).toEqual([expect.stringContaining("migrations are missing: 005_teams.sql, ")]);
   });
 
-  test("is a problem when it was never made, when nothing may be read, and in a database of another encoding", async () => {
+  test("is a problem when it was never made, when it may not be read, and in another encoding", async () => {
     expect(await faultsAfter("drop schema roster cascade")).toEqual([
       "problem database: there is no schema roster",
     ]);
@@ -298,7 +298,8 @@ describe("the audit log", () => {
       `drop table roster.audit_entries_${month(0)}`,
       `alter table roster.audit_changes detach partition roster.audit_changes_${month(1)}`,
       `insert into roster.audit_changes (entry_id, subject, method, correlation_id, resource_type, resource_id,
-        kind, changed_fields, create_time) values (gen_random_uuid(), 's', 'm', 'c', 't', 'r', 'CREATED', '{}', '1999-01-01')`,
+        kind, changed_fields, create_time)
+        values (gen_random_uuid(), 's', 'm', 'c', 't', 'r', 'CREATED', '{}', '1999-01-01')`,
     );
     expect(faults).toEqual([
       `problem database: this month has no partition: audit_entries_${month(0)}`,
@@ -356,7 +357,7 @@ describe("a cluster of its own", () => {
     expect(faultsOf(await examine([app], 300))).toEqual([]);
     const lines = await examine([app], 0);
     expect(faultsOf(lines)).toEqual([
-      expect.stringMatching(/^warning database: postgres \(prepared as 'forgotten'\) has a/),
+      expect.stringMatching(/^warning database: postgres \(prepared as 'forgotten'\) has kept/),
     ]);
     const remedy = lines.find(({ level }) => level === "warning")?.remedy ?? "";
     await asAdmin(urls.admin, remedy.split(": ")[1] ?? "");

@@ -42,12 +42,11 @@ export const examineKeys = async (jwks: IdentityConfig["jwks"]): Promise<Finding
   } catch (error) {
     const { message, cause } = error as Error;
     const why = cause instanceof Error ? `${message}: ${cause.message}` : message;
-    return {
-      level: "problem",
-      text: `the keys cannot be read from ${from} (${why})`,
-      remedy:
-        "see that this machine reaches the issuer and that it answers with a JSON Web Key Set",
-    };
+    const remedy =
+      "file" in jwks
+        ? "let JWKS_FILE name a file that this user may read and that holds a JSON Web Key Set"
+        : "see that this machine reaches the issuer and that it answers with a JSON Web Key Set";
+    return { level: "problem", text: `the keys cannot be read from ${from} (${why})`, remedy };
   }
   const usable = (await Promise.all(keys.map(isUsable))).filter(Boolean).length;
   if (usable > 0)

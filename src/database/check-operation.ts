@@ -158,7 +158,7 @@ const checkPartitions: Check = async ({ client }) => {
     warningIf(
       now.spilt.length > 0,
       `entries of a month without a partition have landed in ${now.spilt.join(", ")}`,
-      "as roster_owner, in one transaction: detach it, make that month's partition, move the rows there, attach it again",
+      "as roster_owner, in one transaction: detach it, make that month's partition, move the rows, attach it",
     ),
   ];
   return verdict(found, "the audit log has partitions for this month and the next");
@@ -172,7 +172,7 @@ interface LongTransaction {
 
 const heldBack = (found: readonly LongTransaction[], end: (id: string) => string) =>
   found.map(({ id, who, minutes }): Finding => {
-    const text = `${who} has a transaction open for ${minutes.toFixed(0)} minutes, and vacuum spares all that died since`;
+    const text = `${who} has kept a transaction open for ${minutes.toFixed(0)} minutes, which holds vacuum back`;
     return { level: "warning", text, remedy: `unless it is needed, end it: ${end(id)}` };
   });
 
