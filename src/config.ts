@@ -56,7 +56,7 @@ const url = (...protocols: string[]) =>
     );
 const postgresUrl = url("postgres:", "postgresql:");
 const keysUrl = url("https:", "http:").refine((text) => {
-  const { username, password } = new URL(text);
+  const { username, password } = URL.parse(text) ?? { username: "", password: "" };
   return username === "" && password === "";
 }, "must hold no user and no password, which would not be sent");
 const flag = z.enum(["0", "1"], "must be 0 or 1").transform((text) => text === "1");

@@ -328,6 +328,19 @@ describe("a long transaction", () => {
     await client.query("commit");
     expect(await of(0)).toEqual([]);
   });
+
+  test("of another role is a warning to members of pg_read_all_stats, and unseen by others", async () => {
+    const urls = await migrated();
+    const client = await idle(urls.admin);
+    await client.query("begin isolation level repeatable read; select 1");
+    const curious = await login(urls, "in role roster_app, pg_read_all_stats");
+    expect(faultsOf(await examine([target("roster_app", curious)], 0))).toEqual([
+      expect.stringMatching(
+        /^warning database: process \d+ of \w+ \(idle in transaction\) has kept/,
+      ),
+    ]);
+    expect(faultsOf(await examine([target("roster_app", urls.app)], 0))).toEqual([]);
+  });
 });
 
 describe("a cluster of its own", () => {

@@ -176,39 +176,55 @@ const heldBack = (found: readonly LongTransaction[], end: (id: string) => string
     return { level: "warning", text, remedy: `unless it is needed, end it: ${end(id)}` };
   });
 
-const minutesSince = (column: string): string =>
-  `(extract(epoch from clock_timestamp() - ${column}) / 60)::float8 as minutes`;
-
-/**
- * Whether a session of this role keeps vacuum from removing what died since it began. PostgreSQL shows a role
- * no other's transactions, unless it is a member of pg_read_all_stats.
- */
-const checkOwnTransactions: Check<PooledSubject> = async ({ client, longSeconds }) => {
+/** Sessions whose transaction keeps vacuum from removing what died since it began. */
+const longSessions = async (
+  { client, longSeconds }: PooledSubject,
+  whose: "own" | "others",
+): Promise<readonly LongTransaction[]> => {
   const { rows } = await client.query<LongTransaction>(
-    `select pid::text as id, format('process %s of %s (%s)', pid, usename, state) as who, ${minutesSince("xact_start")}
+    `select pid::text as id, format('process %s of %s (%s)', pid, usename, state) as who,
+      (extract(epoch from clock_timestamp() - xact_start) / 60)::float8 as minutes
      from pg_stat_activity
-     where usename = session_user and pid <> pg_backend_pid() and (backend_xmin is not null or backend_xid is not null)
-       and clock_timestamp() - xact_start > make_interval(secs => $1) order by xact_start`,
-    [longSeconds],
+     where pid <> pg_backend_pid() and datname = current_database()
+       and (backend_xmin is not null or backend_xid is not null)
+       and clock_timestamp() - xact_start > make_interval(secs => $1)
+       and case $2 when 'own' then usename = session_user
+         else usename <> all (array[session_user, 'roster_app', 'roster_directory', 'roster_migrator']) end
+     order by xact_start`,
+    [longSeconds, whose],
   );
-  const found = heldBack(rows, (pid) => `select pg_terminate_backend(${pid})`);
-  return verdict(found, "no session of this role holds vacuum back");
+  return rows;
 };
 
-/** Whether a prepared transaction that nobody ended does the same; everyone may see those. */
-const checkPreparedTransactions: Check<PooledSubject> = async ({ client, longSeconds }) => {
-  const { rows } = await client.query<LongTransaction>(
-    `select quote_literal(gid) as id, format('%s (prepared as %L)', owner, gid) as who, ${minutesSince("prepared")}
+const ended = (pid: string): string => `select pg_terminate_backend(${pid})`;
+
+const checkOwnTransactions: Check<PooledSubject> = async (subject) =>
+  verdict(
+    heldBack(await longSessions(subject, "own"), ended),
+    "no session of this role holds vacuum back",
+  );
+
+/**
+ * Transactions that were prepared and never ended, which everyone may see, and those of other roles' sessions,
+ * which PostgreSQL shows to members of pg_read_all_stats.
+ */
+const checkOtherTransactions: Check<PooledSubject> = async (subject) => {
+  const { rows } = await subject.client.query<LongTransaction>(
+    `select quote_literal(gid) as id, format('%s (prepared as %L)', owner, gid) as who,
+      (extract(epoch from clock_timestamp() - prepared) / 60)::float8 as minutes
      from pg_prepared_xacts
      where database = current_database() and clock_timestamp() - prepared > make_interval(secs => $1)
      order by prepared`,
-    [longSeconds],
+    [subject.longSeconds],
   );
-  return heldBack(rows, (gid) => `rollback prepared ${gid}`);
+  return [
+    ...heldBack(await longSessions(subject, "others"), ended),
+    ...heldBack(rows, (gid) => `rollback prepared ${gid}`),
+  ];
 };
 
 /** What is asked of each login, and what of the database, once. */
 export const operationChecks = {
   login: [checkWritable, checkRoleLimit, checkOwnTransactions],
-  database: [checkConnections, checkClock, checkPartitions, checkPreparedTransactions],
+  database: [checkConnections, checkClock, checkPartitions, checkOtherTransactions],
 } as const satisfies Record<string, readonly Check<PooledSubject>[]>;
