@@ -55,6 +55,10 @@ const url = (...protocols: string[]) =>
       `must be a URL that starts with ${protocols.map((p) => `${p}//`).join(" or ")}`,
     );
 const postgresUrl = url("postgres:", "postgresql:");
+const keysUrl = url("https:", "http:").refine((text) => {
+  const { username, password } = URL.parse(text) ?? { username: "", password: "" };
+  return username === "" && password === "";
+}, "must hold no user and no password, which would not be sent");
 const flag = z.enum(["0", "1"], "must be 0 or 1").transform((text) => text === "1");
 const whole = (least: number, most: number) =>
   z
@@ -85,28 +89,39 @@ const holdsKeys = (file: string, context: z.RefinementCtx): void => {
 };
 
 const variables = {
-  ROSTER_DEV: flag.default(false),
-  GRPC_ADDR: address.default({ host: "127.0.0.1", port: 50051 }),
+  ROSTER_DEV: flag,
+  GRPC_ADDR: address,
   DATABASE_URL: postgresUrl.optional(),
   DIRECTORY_DATABASE_URL: postgresUrl.optional(),
   MIGRATION_DATABASE_URL: postgresUrl.optional(),
-  POOL_SIZE: whole(1, 500).default(10),
-  DATABASE_PIPELINE: z.enum(["on", "off"], "must be on or off").default("on"),
-  JWKS_URL: url("https:", "http:").optional(),
+  POOL_SIZE: whole(1, 500),
+  DATABASE_PIPELINE: z.enum(["on", "off"], "must be on or off"),
+  JWKS_URL: keysUrl.optional(),
   JWKS_FILE: z.string().superRefine(holdsKeys).optional(),
   JWT_ISSUER: z.string().min(1).optional(),
   JWT_AUDIENCE: z.string().min(1).optional(),
-  JWT_ORG_CLAIM: z.string().min(1).default("org"),
+  JWT_ORG_CLAIM: z.string().min(1),
   TOKEN_SECRET: z.string().min(32, "must be at least 32 characters").optional(),
-  PURGE_AFTER_DAYS: whole(1, 3650).default(30),
-  ALLOW_CLEARTEXT: flag.default(false),
-  ROSTER_DATA_DIR: z.string().min(1).default(".roster"),
-  LOG_LEVEL: z
-    .enum(
-      ["fatal", "error", "warn", "info", "debug", "silent"],
-      "must be fatal, error, warn, info, debug or silent",
-    )
-    .default("info"),
+  PURGE_AFTER_DAYS: whole(1, 3650),
+  ALLOW_CLEARTEXT: flag,
+  ROSTER_DATA_DIR: z.string().min(1),
+  LOG_LEVEL: z.enum(
+    ["fatal", "error", "warn", "info", "debug", "silent"],
+    "must be fatal, error, warn, info, debug or silent",
+  ),
+};
+
+/** As they would be written into the environment. */
+const defaults: Readonly<Record<string, string>> = {
+  ROSTER_DEV: "0",
+  GRPC_ADDR: "127.0.0.1:50051",
+  POOL_SIZE: "10",
+  DATABASE_PIPELINE: "on",
+  JWT_ORG_CLAIM: "org",
+  PURGE_AFTER_DAYS: "30",
+  ALLOW_CLEARTEXT: "0",
+  ROSTER_DATA_DIR: ".roster",
+  LOG_LEVEL: "info",
 };
 
 /** Secrets may also be read from the file that `NAME_FILE` names. */
@@ -117,16 +132,20 @@ const secrets = [
   "TOKEN_SECRET",
 ];
 
+/** Connections for calls outside any org, which are the rarer ones. */
+export const directoryPoolSize = (poolSize: number): number => Math.max(2, Math.ceil(poolSize / 4));
+
 /** True for an address that only this machine can reach. */
 export const isLoopback = (host: string): boolean =>
   /^(localhost|::1|\[::1\])$/.test(host) || /^127(\.\d{1,3}){3}$/.test(host);
 
 const schema = z.object(variables);
+type Values = z.output<typeof schema>;
 type Name = keyof typeof variables;
 type Given = (name: Name) => boolean;
 
 /** What is wrong between variables, each of which may be right by itself. */
-const faultsBetween = (v: z.output<typeof schema>, given: Given, production: boolean): string[] => {
+const faultsBetween = (v: Values, given: Given, production: boolean): string[] => {
   const keys = given("JWKS_URL") || given("JWKS_FILE");
   const loopback = isLoopback(v.GRPC_ADDR.host);
   const keyUrl = v.JWKS_URL === undefined ? undefined : new URL(v.JWKS_URL);
@@ -183,22 +202,36 @@ const faultsBetween = (v: z.output<typeof schema>, given: Given, production: boo
   return rules.filter(([wrong]) => wrong).map(([, name, fault]) => `${name}: ${fault}`);
 };
 
-/**
- * Reads the configuration.
- *
- * @throws ConfigError with every fault at once
- */
-export const readConfig = (environment: NodeJS.ProcessEnv = process.env): Config => {
-  const faults: string[] = [];
+/** What one variable comes to, as text, and where that was found. */
+export interface Setting {
+  readonly name: Name;
+  /** Undefined: neither set nor with a default. Never to be shown where it is secret. */
+  readonly text: string | undefined;
+  readonly source: "set" | "default" | "not set" | { readonly file: string };
+}
+
+/** An environment seen through, whether or not it will do. */
+export interface Inspection {
+  /** One line each, naming the variable. */
+  readonly faults: readonly string[];
+  /** A variable with a fault counts as absent here. */
+  readonly values: Values;
+  readonly settings: readonly Setting[];
+}
+
+/** The variables that say something, with secrets read from the files that stand for them. */
+const gather = (environment: NodeJS.ProcessEnv) => {
   const env: Record<string, string> = {};
   for (const [name, value] of Object.entries(environment)) {
     if (value !== undefined && value !== "") env[name] = value;
   }
-  // A variable with a fault is set aside, so that what is wrong beside it shows at once too.
+  const faults: string[] = [];
   const broken = new Set<string>();
+  const files = new Map<string, string>();
   for (const name of secrets) {
     const file = env[`${name}_FILE`];
     if (file === undefined) continue;
+    files.set(name, file);
     if (env[name] !== undefined) faults.push(`${name}: set it or ${name}_FILE, not both`);
     try {
       env[name] = readFileSync(file, "utf8").trim();
@@ -207,15 +240,39 @@ export const readConfig = (environment: NodeJS.ProcessEnv = process.env): Config
       broken.add(name);
     }
   }
-  for (const { path, message } of schema.safeParse(env).error?.issues ?? []) {
+  return { env, faults, broken, files };
+};
+
+/** Reads an environment and finds every fault in it at once. */
+export const inspectConfig = (environment: NodeJS.ProcessEnv = process.env): Inspection => {
+  const { env, faults, broken, files } = gather(environment);
+  // A variable with a fault is set aside, so that what is wrong beside it shows at once too.
+  for (const { path, message } of schema.safeParse({ ...defaults, ...env }).error?.issues ?? []) {
     const name = String(path[0]);
     if (!broken.has(name)) faults.push(`${name}: ${message}`);
     broken.add(name);
   }
-  const v = schema.parse(Object.fromEntries(Object.entries(env).filter(([k]) => !broken.has(k))));
-  const production = !v.ROSTER_DEV && !broken.has("ROSTER_DEV");
+  const sound = Object.entries(env).filter(([name]) => !broken.has(name));
+  const values = schema.parse({ ...defaults, ...Object.fromEntries(sound) });
+  const production = !values.ROSTER_DEV && !broken.has("ROSTER_DEV");
   const given: Given = (name) => env[name] !== undefined || broken.has(name);
-  faults.push(...faultsBetween(v, given, production));
+  faults.push(...faultsBetween(values, given, production));
+  const settings = (Object.keys(variables) as Name[]).map((name): Setting => {
+    const text = env[name] ?? defaults[name];
+    const file = files.get(name);
+    if (file !== undefined) return { name, text, source: { file } };
+    return { name, text, source: env[name] ? "set" : text ? "default" : "not set" };
+  });
+  return { faults, values, settings };
+};
+
+/**
+ * Reads the configuration.
+ *
+ * @throws ConfigError with every fault at once
+ */
+export const readConfig = (environment: NodeJS.ProcessEnv = process.env): Config => {
+  const { faults, values: v } = inspectConfig(environment);
   if (faults.length > 0) throw new ConfigError(faults);
 
   const jwks = v.JWKS_URL ? { url: v.JWKS_URL } : v.JWKS_FILE ? { file: v.JWKS_FILE } : undefined;

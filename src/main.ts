@@ -1,6 +1,6 @@
 /** The whole process on one screen: database → corridor → port, and how it stops. */
 import type { Logger } from "pino";
-import type { DatabaseUrls } from "./config.ts";
+import { type DatabaseUrls, directoryPoolSize } from "./config.ts";
 import { checkDatabase } from "./database/check.ts";
 import { openPool } from "./database/pool.ts";
 import type { DeadlineLimits } from "./interceptors/deadline.ts";
@@ -53,8 +53,7 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
   ]);
   const [app, directory] = await Promise.all([
     openPool(database.app, { size: poolSize, pipeline }),
-    // Calls outside any org are the rarer ones.
-    openPool(database.directory, { size: Math.max(2, Math.ceil(poolSize / 4)), pipeline }),
+    openPool(database.directory, { size: directoryPoolSize(poolSize), pipeline }),
   ]);
   const verifier = new Verifier(trust);
   const server = await serveGrpc({

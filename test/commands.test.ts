@@ -91,7 +91,7 @@ describe("token", () => {
 
 describe("roster", () => {
   test("helps with each command, and exits with 0", async () => {
-    for (const command of ["", "serve ", "migrate ", "token "]) {
+    for (const command of ["", "serve ", "migrate ", "token ", "config ", "doctor "]) {
       const { code, stdout, stderr } = await roster(`${command}--help`.split(" "));
       expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
       expect(stdout).toContain(`usage: npx --no roster ${command.trim()}`);
@@ -99,7 +99,7 @@ describe("roster", () => {
   });
 
   test("exits with 2 for a command that is not there, and for arguments that a command does not take", async () => {
-    for (const args of [["constructor"], ["migrate", "--all"]]) {
+    for (const args of [["constructor"], ["migrate", "--all"], ["doctor", "--json"]]) {
       const { code, stdout, stderr } = await roster(args);
       expect({ code, stdout }, args.join(" ")).toEqual({ code: 2, stdout: "" });
       expect(stderr).toContain("usage:");

@@ -134,6 +134,13 @@ describe("readConfig in production", () => {
     expect(faultsOf({ ...production, JWKS_URL: "http://[::1]:8080/" })).toEqual([]);
   });
 
+  test.each(["issuer.example", "https://u@issuer.example", "https://:p@issuer.example"])(
+    "takes no keys from %s",
+    (JWKS_URL) => {
+      expect(new Set(faultsOf({ ...production, JWKS_URL }))).toEqual(new Set(["JWKS_URL"]));
+    },
+  );
+
   test("takes one source of keys, a file that holds some", () => {
     const { JWKS_URL: _url, ...rest } = production;
     const file = fileOf("jwks.json", '{"keys":[]}');

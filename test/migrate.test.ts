@@ -1,43 +1,15 @@
 import { createHash, randomUUID } from "node:crypto";
-import { readFileSync } from "node:fs";
-import pg from "pg";
 import { afterAll, describe, expect, inject, test } from "vitest";
 import { checkDatabase, UnsafeDatabase } from "../src/database/check.ts";
 import { type Migration, migrate, readMigrations, SchemaError } from "../src/database/migrate.ts";
-import { provision, urlsOf } from "../src/database/provision.ts";
+import { provision } from "../src/database/provision.ts";
+import { asAdmin, bootstrapped, migrated, type Urls } from "./databases.ts";
 
-const bootstrap = readFileSync(new URL("../sql/bootstrap.sql", import.meta.url), "utf8");
 const migrations = readMigrations();
 const undone: (() => Promise<unknown>)[] = [];
 afterAll(async () => {
   for (const undo of undone.reverse()) await undo();
 });
-
-const asAdmin = async <T = Record<string, unknown>>(url: string, text: string): Promise<T[]> => {
-  const client = new pg.Client({ connectionString: url });
-  await client.connect();
-  try {
-    const result = await client.query(text);
-    return [result].flat().at(-1)?.rows ?? [];
-  } finally {
-    await client.end();
-  }
-};
-
-type Urls = ReturnType<typeof urlsOf>;
-
-/** A database of its own, as `create database` makes it with these options. */
-const database = async (options: string): Promise<Urls> => {
-  const name = `${inject("template")}_${randomUUID().replaceAll("-", "").slice(0, 12)}`;
-  await asAdmin(inject("adminUrl"), `create database ${name} ${options}`);
-  return urlsOf(inject("adminUrl"), name);
-};
-const migrated = (): Promise<Urls> => database(`template ${inject("template")}`);
-const bootstrapped = async (options = "template template0"): Promise<Urls> => {
-  const urls = await database(options);
-  await asAdmin(urls.admin, bootstrap);
-  return urls;
-};
 
 const migration = (text: string): Migration => {
   const version = migrations.length + 1;
@@ -258,7 +230,27 @@ describe("checkDatabase", () => {
   });
 
   test.each([
+    ["a guard is gone", "drop policy teams_guard on roster.teams", /apart on teams for roster_app/],
+    ["a policy shows all", "alter policy users_app on roster.users using (true)", /apart on users/],
+    [
+      "a role sees no row",
+      "drop policy orgs_app on roster.orgs",
+      /no policy .* orgs for roster_app/,
+    ],
+  ])("refuses a database where %s", async (_, fault, message) => {
+    const urls = await migrated();
+    await asAdmin(urls.admin, fault);
+    await expect(check(urls)).rejects.toThrow(UnsafeDatabase);
+    await expect(check(urls)).rejects.toThrow(message);
+  });
+
+  test.each([
     ["has no schema", "drop schema roster cascade", /no schema roster/],
+    [
+      "has a gap",
+      "delete from roster.schema_migrations where version = 3",
+      /003_users.sql, though/,
+    ],
     ["lacks migrations", `delete from roster.schema_migrations where version > 2`, /are missing/],
     ["was never migrated", "drop table roster.schema_migrations", /are missing/],
     [

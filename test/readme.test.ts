@@ -65,7 +65,7 @@ describe("README", () => {
     expect(stderr).toContain("the resource changed; its etag is now");
     expect(stdout).toContain("refused: ORG_NOT_ALLOWED");
     expect(stderr).toContain("no such org for you");
-  }, 60_000);
+  }, 180_000);
 
   test("shows the access table that protos and database make", async () => {
     const { rows } = await harness.current.admin.query<{ role: string; permissions: string[] }>(`

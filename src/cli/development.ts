@@ -1,14 +1,18 @@
 /** What development has that production must not: a key of its own and an embedded database. */
 
 import { randomBytes } from "node:crypto";
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { exportJWK, generateKeyPair, importJWK, type JWK, SignJWT } from "jose";
 import { type Embedded, startEmbedded } from "../database/embedded.ts";
-import { type Provisioned, provision } from "../database/provision.ts";
+import { type Provisioned, provision, urlsOf } from "../database/provision.ts";
 
-const issuer = "roster-development";
-const audience = "roster";
+/** What the tokens of development say. */
+export const developmentClaims = {
+  issuer: "roster-development",
+  audience: "roster",
+  orgClaim: "org",
+} as const;
 const database = "roster";
 
 interface Secrets {
@@ -55,7 +59,7 @@ export const developmentTrust = async (dataDir: string): Promise<DevelopmentTrus
   const { d: _private, ...publicKey } = key;
   const file = join(dataDir, "jwks.json");
   writeFileSync(file, JSON.stringify({ keys: [publicKey] }));
-  return { trust: { jwks: { file }, issuer, audience, orgClaim: "org" }, tokenSecret };
+  return { trust: { jwks: { file }, ...developmentClaims }, tokenSecret };
 };
 
 /** What a development token says. */
@@ -81,8 +85,8 @@ export const signToken = async (
   return new SignJWT(claims)
     .setProtectedHeader({ alg: "ES256", kid: "development" })
     .setSubject(subject)
-    .setIssuer(issuer)
-    .setAudience(audience)
+    .setIssuer(developmentClaims.issuer)
+    .setAudience(developmentClaims.audience)
     .setIssuedAt()
     .setExpirationTime(ttl)
     .sign(await importJWK(key, "ES256"));
@@ -100,4 +104,12 @@ export const startDevelopmentDatabase = async (
     await embedded.stop();
     throw error;
   }
+};
+
+/** Starts or joins the embedded PostgreSQL as it is; undefined when none was ever made there. */
+export const joinDevelopmentDatabase = async (dataDir: string, log: (line: string) => void) => {
+  const folder = join(dataDir, "postgres");
+  if (!existsSync(join(folder, "pgdata"))) return undefined;
+  const embedded = await startEmbedded({ dataDir: folder, log });
+  return { embedded, urls: urlsOf(embedded.adminUrl, database) };
 };

@@ -6,28 +6,39 @@ const commands = {
   serve: () => import("./serve.ts").then(({ serve, help }) => ({ run: serve, help })),
   migrate: () => import("./migrate.ts").then(({ migrate, help }) => ({ run: migrate, help })),
   token: () => import("./token.ts").then(({ token, help }) => ({ run: token, help })),
+  config: () => import("./config.ts").then(({ config, help }) => ({ run: config, help })),
+  doctor: () => import("./doctor.ts").then(({ doctor, help }) => ({ run: doctor, help })),
 };
+
+/** Runs to its end; a number is the exit code. */
+type Command = (args: readonly string[]) => Promise<unknown>;
 
 const overview = `usage: npx --no roster COMMAND
 
   serve    serve gRPC
   migrate  bring the database's schema up to this version
   token    print a development token
+  config   print the configuration in force, without secrets
+  doctor   say what is wrong with a deployment and how to mend it
 
 npx --no roster COMMAND --help says more. The README lists the environment variables.`;
 
-const run = async (name: string | undefined, args: readonly string[]): Promise<void> => {
+const run = async (name: string | undefined, args: readonly string[]): Promise<number> => {
   if (name === undefined || name === "--help" || name === "help") {
     console.log(overview);
-    return;
+    return 0;
   }
   if (!Object.hasOwn(commands, name))
     throw new UsageError(`there is no command ${name}\n\n${overview}`);
   const { run: command, help } = await commands[name as keyof typeof commands]();
-  if (args.includes("--help")) console.log(help);
-  else if (args.length > 0 && name !== "token")
+  if (args.includes("--help")) {
+    console.log(help);
+    return 0;
+  }
+  if (args.length > 0 && command.length === 0)
     throw new UsageError(`${name} takes no arguments\n\n${help}`);
-  else await command(args);
+  const code = await (command as Command)(args);
+  return typeof code === "number" ? code : 0;
 };
 
 /** What went wrong, and what to do about it where that is known. */
@@ -42,8 +53,7 @@ const messageOf = (error: unknown): string => {
 
 const [name, ...args] = process.argv.slice(2);
 try {
-  await run(name, args);
-  process.exitCode = 0;
+  process.exitCode = await run(name, args);
 } catch (error) {
   if (error instanceof ConfigError || error instanceof UsageError) {
     console.error(

@@ -55,21 +55,35 @@ const readApplied = async (client: pg.Client): Promise<readonly Applied[]> =>
     )
   ).rows;
 
-/** Refuses a database whose applied migrations are not the first of ours, unedited. */
-const compare = (applied: readonly Applied[], known: readonly Migration[]): void => {
-  for (const [index, row] of applied.entries()) {
-    const file = known[index];
-    if (!file || file.version !== row.version) {
-      throw new SchemaError(
-        `the database has migration ${row.name}, which this version of Roster does not know`,
-      );
+/** What is wrong with a schema, and how to mend it. */
+export interface SchemaFault {
+  readonly text: string;
+  readonly remedy: string;
+}
+
+/** What no migration can mend: applied files that are edited, unknown, or stand behind a gap. */
+const compare = (
+  applied: readonly Applied[],
+  known: readonly Migration[],
+): readonly SchemaFault[] => {
+  const last = applied.at(-1)?.version ?? 0;
+  const unlike = applied.flatMap((row): SchemaFault[] => {
+    const file = known.find(({ version }) => version === row.version);
+    if (!file) {
+      const text = `the database has migration ${row.name}, which this version of Roster does not know`;
+      return [{ text, remedy: "run the version that brought it, or a newer one" }];
     }
-    if (file.sha256 !== row.sha256) {
-      throw new SchemaError(
-        `sql/${file.name} was edited after it was applied; restore it and add a new file instead`,
-      );
-    }
-  }
+    if (file.sha256 === row.sha256) return [];
+    const text = `sql/${file.name} was edited after it was applied`;
+    return [{ text, remedy: "restore it and add a new file instead" }];
+  });
+  const skipped = known
+    .filter(({ version }) => version < last && !applied.some((row) => row.version === version))
+    .map(({ name }) => ({
+      text: `the database lacks migration ${name}, though it has later ones`,
+      remedy: "restore the table roster.schema_migrations from a backup",
+    }));
+  return [...unlike, ...skipped];
 };
 
 /**
@@ -104,7 +118,9 @@ export const migrate = async (
     );
     if (rows[0]?.fresh) await inTransaction(ledger);
     const applied = await readApplied(client);
-    compare(applied, migrations);
+    const faults = compare(applied, migrations);
+    if (faults.length > 0)
+      throw new SchemaError(faults.map(({ text, remedy }) => `${text}; ${remedy}`).join("\n"));
     const pending = migrations.slice(applied.length);
     for (const { version, name, text, sha256 } of pending) {
       await inTransaction(
@@ -118,17 +134,21 @@ export const migrate = async (
   }
 };
 
-/** Whether the schema is exactly this version's. @throws SchemaError when it is not */
-export const checkSchema = async (client: pg.Client): Promise<void> => {
-  const known = readMigrations();
-  const { rows } = await client.query(
-    "select to_regclass('roster.schema_migrations') is null as fresh",
-  );
-  const applied = rows[0]?.fresh ? [] : await readApplied(client);
-  compare(applied, known);
-  if (applied.length < known.length) {
-    throw new SchemaError(
-      `${known.length - applied.length} migrations are missing; run: npm run migrate`,
-    );
+/** What keeps the schema from being exactly this version's; nothing when it is. */
+export const schemaFaults = async (client: pg.Client): Promise<readonly SchemaFault[]> => {
+  const { rows } = await client.query(`
+    select to_regnamespace('roster') is null as absent,
+      to_regclass('roster.schema_migrations') is null as fresh`);
+  if (rows[0]?.absent) {
+    const remedy = "run sql/bootstrap.sql, then: npm run migrate";
+    return [{ text: "there is no schema roster", remedy }];
   }
+  const known = readMigrations();
+  const applied = rows[0]?.fresh ? [] : await readApplied(client);
+  const last = applied.at(-1)?.version ?? 0;
+  const pending = known.filter(({ version }) => version > last).map(({ name }) => name);
+  const faults = compare(applied, known);
+  if (pending.length === 0) return faults;
+  const text = `migrations are missing: ${pending.join(", ")}`;
+  return [...faults, { text, remedy: "run: npm run migrate" }];
 };
