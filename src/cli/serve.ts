@@ -87,15 +87,32 @@ const logOf = ({ dev, logLevel: level }: Config): Logger => {
     return pino({ level }, { write: (line: string) => void process.stdout.write(readable(line)) });
   // In development written at once, so that what is shown beside the log comes in its order.
   if (dev) return pino({ level }, pino.destination({ dest: 1, sync: true }));
-  // A write for each line would cost a call more than its query does. What waits is written at the exit too.
-  const destination = pino.destination({ dest: 1, sync: false, ...batches });
-  setInterval(() => destination.flush(), logDelayMs).unref();
-  return pino({ level }, destination);
+  return pino({ level }, new Batches());
 };
 
-/** How many bytes of lines are written at once, and how long a line may wait for others. */
-const batches = { minLength: 32 * 1024, maxWrite: 128 * 1024 };
-const logDelayMs = 200;
+/** Lines of the log that are written together: a write for each would cost a call more than its query does. */
+class Batches {
+  private readonly sink: ReturnType<typeof pino.destination>;
+  private lines = "";
+
+  constructor() {
+    setInterval(() => this.flush(), 200).unref();
+    // Before the sink, which closes itself at the exit, so that it still takes the last lines.
+    for (const event of ["beforeExit", "exit"]) process.on(event, () => this.flush());
+    this.sink = pino.destination({ dest: 1, sync: true });
+  }
+
+  write(line: string): void {
+    this.lines += line;
+    if (this.lines.length > 16 * 1024) this.flush();
+  }
+
+  flush(): void {
+    if (this.lines === "") return;
+    this.sink.write(this.lines);
+    this.lines = "";
+  }
+}
 
 /** A line of the log as a person reads it. */
 const readable = (line: string): string => {

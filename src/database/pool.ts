@@ -2,6 +2,7 @@
 import { type CommonQueryMethods, createPool, type DatabasePool, type Interceptor } from "slonik";
 import type { z } from "zod";
 import { createTenantDriver, type RoundTrips } from "./driver.ts";
+import { parseRow } from "./rows.ts";
 
 /** When an RPC must have answered. */
 export interface Deadline {
@@ -28,7 +29,7 @@ const parseRows: Interceptor = {
   name: "roster-parse-rows",
   transformRow: (context, _query, row) =>
     context.resultParser
-      ? ((context.resultParser as unknown as z.ZodType).parse(row) as typeof row)
+      ? (parseRow(context.resultParser as unknown as z.ZodType, row) as typeof row)
       : row,
 };
 

@@ -1,6 +1,8 @@
 /** The query vocabulary of the services: Slonik's tag, zod pieces of rows, and what a statement runs on. */
+import type { JsonObject } from "@bufbuild/protobuf";
 import { createSqlTag, type FragmentSqlToken, type QuerySqlToken } from "slonik";
 import { z } from "zod";
+import { becoming, column } from "./rows.ts";
 import type { Instant } from "./types.ts";
 
 export { formatInstant, type Instant } from "./types.ts";
@@ -12,25 +14,35 @@ export const sql = createSqlTag({ typeAliases: { void: z.object({}).strict() } }
 /** A query with the schema of its rows. */
 export type Query<Row extends z.ZodType = z.ZodType> = QuerySqlToken<Row>;
 
+const isObject = (value: unknown): value is object => typeof value === "object" && value !== null;
+const isInstant = (value: unknown): value is Instant => isObject(value);
+
 /** A timestamptz, exact to the microsecond. */
-export const instant = z.custom<Instant>((value) => typeof value === "object" && value !== null);
+export const instant = column(isInstant);
 
 /** A timestamptz that may be null: left out of the message. */
-export const maybeInstant = instant.nullable().transform((value) => value ?? undefined);
-
-/** Text that may be null: empty in the message. */
-export const maybeText = z
-  .string()
-  .nullable()
-  .transform((value) => value ?? "");
-
-/** A jsonb column of string values. Not a zod record, which would drop a label named `__proto__`. */
-export const labels = z.custom<Record<string, string>>(
-  (value) => typeof value === "object" && value !== null,
+export const maybeInstant = becoming(
+  (value): value is Instant | null => value === null || isInstant(value),
+  (value) => value ?? undefined,
 );
 
+/** Text that may be null: empty in the message. */
+export const maybeText = becoming(
+  (value): value is string | null => value === null || typeof value === "string",
+  (value) => value ?? "",
+);
+
+/** A jsonb column that holds an object. */
+export const jsonObject = column((value): value is JsonObject => isObject(value));
+
+/** A jsonb column of string values. Not a zod record, which would drop a label named `__proto__`. */
+export const labels = column((value): value is Record<string, string> => isObject(value));
+
 /** A row's version as its etag, a quoted string as RFC 7232 has it. */
-export const etag = z.bigint().transform((version) => `"${version}"`);
+export const etag = becoming(
+  (value) => typeof value === "bigint",
+  (version) => `"${version}"`,
+);
 
 /** What an RPC's statements run on, already in its tenant. */
 export interface UnitOfWork {

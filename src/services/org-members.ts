@@ -27,6 +27,8 @@ export const memberShape = {
   member_version: etag,
 };
 const memberRow = z.object(memberShape);
+const listedRow = z.object({ ...memberShape, live: z.boolean() });
+const fullRow = z.object({ ...memberShape, ...userShape, ...briefProfileShape });
 
 export const toMember = (row: z.output<typeof memberRow>) => ({
   orgId: row.member_org_id,
@@ -100,9 +102,7 @@ export const orgMembers = {
       where org_id = ${orgId(context)} and user_id > ${after}::uuid
       order by user_id limit ${page.limit}`;
     if (request.view === View.FULL) {
-      const rows = await unitOfWork(context).many(sql.type(
-        z.object({ ...memberShape, ...userShape, ...briefProfileShape }),
-      )`
+      const rows = await unitOfWork(context).many(sql.type(fullRow)`
         select ${memberColumns}, ${userColumns}, ${briefProfileColumns}
         from (${members}) m join roster.users u on u.id = m.user_id ${userJoin} ${profileJoin}
         order by m.user_id`);
@@ -116,9 +116,7 @@ export const orgMembers = {
       );
       return { members: items, nextPageToken };
     }
-    const rows = await unitOfWork(context).many(sql.type(
-      z.object({ ...memberShape, live: z.boolean() }),
-    )`
+    const rows = await unitOfWork(context).many(sql.type(listedRow)`
       select ${memberColumns}, u.delete_time is null as live
       from (${members}) m join roster.users u on u.id = m.user_id
       order by m.user_id`);

@@ -1,9 +1,8 @@
-import type { JsonObject } from "@bufbuild/protobuf";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { v7 as uuid } from "uuid";
 import { z } from "zod";
 import { maybeOrgId, unitOfWork } from "../context.ts";
-import { etag, instant, maybeText, sql } from "../database/sql.ts";
+import { etag, instant, jsonObject, maybeText, sql } from "../database/sql.ts";
 import { fail } from "../errors.ts";
 import { ProfileSchema } from "../gen/roster/v1/profile_pb.ts";
 import type { UserService } from "../gen/roster/v1/user_service_pb.ts";
@@ -35,7 +34,7 @@ export const briefProfileShape = {
   profile_update_time: instant,
   profile_version: etag,
 };
-export const profileShape = { ...briefProfileShape, profile_settings: z.custom<JsonObject>() };
+export const profileShape = { ...briefProfileShape, profile_settings: jsonObject };
 const briefProfileRow = z.object(briefProfileShape);
 const profileRow = z.object(profileShape);
 
