@@ -1,15 +1,13 @@
 /** The query vocabulary of the services: Slonik's tag, zod pieces of rows, and what a statement runs on. */
 import type { JsonObject } from "@bufbuild/protobuf";
-import { createSqlTag, type FragmentSqlToken, type QuerySqlToken } from "slonik";
-import { z } from "zod";
+import type { FragmentSqlToken, QuerySqlToken } from "slonik";
+import type { z } from "zod";
 import { becoming, column } from "./rows.ts";
 import type { Instant } from "./types.ts";
 
+export { sql } from "./tag.ts";
 export { formatInstant, type Instant } from "./types.ts";
 export type { FragmentSqlToken };
-
-/** Slonik's tag. `sql.type(row)` makes a query whose rows are parsed by the zod schema `row`. */
-export const sql = createSqlTag({ typeAliases: { void: z.object({}).strict() } });
 
 /** A query with the schema of its rows. */
 export type Query<Row extends z.ZodType = z.ZodType> = QuerySqlToken<Row>;

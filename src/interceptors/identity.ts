@@ -78,25 +78,30 @@ export class Verifier {
    */
   callerOf(authorization: string | null): Caller | Promise<Caller> {
     if (authorization === null) throw fail("CREDENTIAL_MISSING");
-    const token = /^Bearer ([^\s,]+)$/i.exec(authorization)?.[1];
-    if (token === undefined) throw fail("CREDENTIAL_INVALID");
     const refreshing = this.keySource.refresh();
-    const found = refreshing ? undefined : this.known.get(token);
-    return found && found.expiresMs > Date.now() ? found.caller : this.learn(token, refreshing);
+    const found = refreshing ? undefined : this.known.get(authorization);
+    return found && found.expiresMs > Date.now()
+      ? found.caller
+      : this.learn(authorization, refreshing);
   }
 
-  private async learn(token: string, refreshing: Promise<void> | undefined): Promise<Caller> {
+  private async learn(
+    authorization: string,
+    refreshing: Promise<void> | undefined,
+  ): Promise<Caller> {
+    const token = /^Bearer ([^\s,]+)$/i.exec(authorization)?.[1];
+    if (token === undefined) throw fail("CREDENTIAL_INVALID");
     if (refreshing) await refreshing;
     // Kept by hand: what is verified while the keys change goes into the map that was given up.
     const { known } = this;
-    const found = known.get(token);
+    const found = known.get(authorization);
     if (found) {
       if (found.expiresMs > Date.now()) return found.caller;
-      known.delete(token);
+      known.delete(authorization);
     }
     const verified = await this.verify(token);
     if (known.size >= cacheSize) known.delete(known.keys().next().value as string);
-    known.set(token, verified);
+    known.set(authorization, verified);
     return verified.caller;
   }
 
