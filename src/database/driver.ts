@@ -14,7 +14,7 @@ import { prepareValue } from "pg/lib/utils.js";
 import { createDriverFactory, type DriverFactory } from "slonik";
 import { Packet } from "./packet.ts";
 import { type Receiver, readerOf } from "./reader.ts";
-import { parserOf } from "./types.ts";
+import { Shape } from "./shape.ts";
 
 /** One statement with its values. */
 export interface Step {
@@ -28,6 +28,8 @@ export interface Flight {
   readonly after?: readonly Step[];
   /** False for statements whose generic plan would be bad, such as pages of a partitioned table. */
   readonly prepare: boolean;
+  /** Hears what the rows weighed on the wire, in bytes. */
+  readonly received?: (bytes: number) => void;
 }
 
 /** How the driver learns what travels with a query: Slonik hands on text and values, nothing else. */
@@ -38,18 +40,12 @@ export const begin: Step = { text: "begin", values: [] };
 export const commit: Step = { text: "commit", values: [] };
 export const rollback: Step = { text: "rollback", values: [] };
 
-interface Column {
-  readonly name: string;
-  readonly dataTypeId: number;
-  readonly parse: (text: string) => unknown;
-}
-
 /** The parts of pg's connection that its types leave out. */
 interface Wire {
   readonly stream: Socket;
   emit(event: "readyForQuery", message: { status: string }): void;
   on(event: "readyForQuery", listener: (message: { status: TransactionStatus }) => void): void;
-  on(event: "parseComplete" | "noData", listener: () => void): void;
+  on(event: "noData", listener: () => void): void;
   once(event: "readyForQuery" | "end", listener: () => void): void;
   off(event: "readyForQuery" | "end", listener: () => void): void;
 }
@@ -63,7 +59,7 @@ interface Session {
   /** Names of statements whose own ParseComplete has arrived. */
   readonly prepared: Set<string>;
   /** What prepared statements answer with, by their text. */
-  readonly columns: Map<string, readonly Column[]>;
+  readonly shapes: Map<string, Shape>;
   status: TransactionStatus;
   current: Exchange | null;
   /** Ends the names of statements, so that they can be made anew. */
@@ -72,16 +68,19 @@ interface Session {
 
 const forget = (session: Session): void => {
   session.prepared.clear();
-  session.columns.clear();
+  session.shapes.clear();
   session.generation++;
 };
 
 interface Outcome {
   readonly tag: string;
-  readonly columns: readonly Column[];
+  readonly shape: Shape;
+  /** What the rows weighed on the wire. */
+  readonly bytes: number;
   readonly rows: Record<string, unknown>[];
 }
 
+const noColumns = new Shape([]);
 const names = new Map<string, string>();
 
 /** A prepared statement's name: a digest of its text, so that every connection uses the same. */
@@ -104,7 +103,11 @@ class Exchange implements Receiver {
   private readonly settle: (error: Error | null, outcome: Outcome) => void;
   private readonly parsing: string[] = [];
   private readonly rows: Record<string, unknown>[] = [];
-  private columns: readonly Column[] = [];
+  private shape = noColumns;
+  /** The shape was known before, so its formats were asked for. */
+  private known = false;
+  private bytes = 0;
+  private unreadable: Error | null = null;
   private tag = "";
   private step = 0;
 
@@ -123,7 +126,7 @@ class Exchange implements Receiver {
   }
 
   submit(): null {
-    const { wire, packet, prepared, columns, generation } = this.session;
+    const { wire, packet, prepared, shapes, generation } = this.session;
     // Values become text before anything is packed, so that a bad one leaves the packet clean.
     const values = this.steps.map((step) => step.values.map(prepareValue));
     this.session.current = this;
@@ -133,11 +136,14 @@ class Exchange implements Receiver {
         packet.parse(name, step.text);
         this.parsing.push(name);
       }
-      packet.bind(name, values[index] ?? []);
       if (index === this.main) {
-        const known = this.prepare ? columns.get(step.text) : undefined;
-        if (known) this.columns = known;
-        else packet.describe();
+        const known = this.prepare ? shapes.get(step.text) : undefined;
+        if (known) this.shape = known;
+        this.known = known !== undefined;
+        packet.bind(name, values[index] ?? [], known?.formats);
+        if (!known) packet.describe();
+      } else {
+        packet.bind(name, values[index] ?? []);
       }
       packet.execute();
     });
@@ -146,40 +152,30 @@ class Exchange implements Receiver {
     return null;
   }
 
-  get wantsRows(): boolean {
-    return this.step === this.main;
-  }
-
   handleParseComplete(): void {
     const name = this.parsing.shift();
     if (name) this.session.prepared.add(name);
   }
 
-  handleRowDescription(message: { fields: { name: string; dataTypeID: number }[] }): void {
-    this.described(
-      message.fields.map(({ name, dataTypeID }) => ({
-        name,
-        dataTypeId: dataTypeID,
-        parse: parserOf(dataTypeID),
-      })),
-    );
+  handleRowDescription({ fields }: { fields: { name: string; dataTypeID: number }[] }): void {
+    this.described(new Shape(fields));
   }
 
-  described(columns: readonly Column[]): void {
-    this.columns = columns;
+  described(shape: Shape): void {
+    this.shape = shape;
     const text = this.steps[this.main]?.text;
-    if (this.prepare && text !== undefined) this.session.columns.set(text, columns);
+    if (this.prepare && text !== undefined) this.session.shapes.set(text, shape);
   }
 
-  handleDataRow(message: { fields: (string | null)[] }): void {
-    if (!this.wantsRows) return;
-    const row: Record<string, unknown> = {};
-    for (let i = 0; i < this.columns.length; i++) {
-      const column = this.columns[i] as Column;
-      const value = message.fields[i];
-      row[column.name] = value === null || value === undefined ? null : column.parse(value);
+  handleRow(bytes: Buffer, at: number, end: number): void {
+    if (this.step !== this.main) return;
+    this.bytes += end - at;
+    try {
+      this.rows.push(this.shape.row(bytes, at, this.known));
+    } catch (error) {
+      // Told at the end of the answer, when the connection is done with it.
+      this.unreadable ??= error as Error;
     }
-    this.rows.push(row);
   }
 
   handleCommandComplete(message: { text: string }): void {
@@ -218,14 +214,15 @@ class Exchange implements Receiver {
     this.finish(
       this.tag === "ROLLBACK" && this.steps.some(({ text }) => text === commit.text)
         ? Object.assign(new Error("transaction rolled back"), { code: "40000" })
-        : null,
+        : this.unreadable,
     );
   }
 
   private finish(error: Error | null): void {
     // pg may have submitted the next one already.
     if (this.session.current === this) this.session.current = null;
-    this.settle(error, { tag: this.tag, columns: this.columns, rows: this.rows });
+    const { tag, shape, bytes, rows } = this;
+    this.settle(error, { tag, shape, bytes, rows });
   }
 }
 
@@ -261,7 +258,7 @@ export const createTenantDriver = (pipeline: boolean, roundTrips: RoundTrips): D
         wire,
         packet: new Packet(),
         prepared: new Set(),
-        columns: new Map(),
+        shapes: new Map(),
         status: "I",
         current: null,
         generation: 0,
@@ -270,8 +267,7 @@ export const createTenantDriver = (pipeline: boolean, roundTrips: RoundTrips): D
       wire.on("readyForQuery", ({ status }) => {
         session.status = status;
       });
-      wire.on("parseComplete", () => session.current?.handleParseComplete());
-      wire.on("noData", () => session.current?.described([]));
+      wire.on("noData", () => session.current?.described(noColumns));
 
       const exchange = (steps: readonly Step[], main: number, prepare: boolean): Promise<Outcome> =>
         new Promise((resolve, reject) => {
@@ -326,13 +322,14 @@ export const createTenantDriver = (pipeline: boolean, roundTrips: RoundTrips): D
             throw new Error("refused to send a statement outside a tenant");
           }
           const steps = [...before, { text, values }, ...(flight.after ?? [])];
-          const { tag, columns, rows } = pipeline
+          const { tag, shape, bytes, rows } = pipeline
             ? await exchange(steps, before.length, flight.prepare)
             : await oneByOne(steps, before.length);
           const [command = "", ...counts] = tag.split(" ");
+          flight.received?.(bytes);
           return {
             command: command as "SELECT",
-            fields: [...columns],
+            fields: [...shape.columns],
             rowCount: Number(counts.at(-1) ?? 0),
             rows,
           };

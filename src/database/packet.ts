@@ -26,8 +26,12 @@ export class Packet {
     this.end(start);
   }
 
-  /** Binds values to a statement, for the one unnamed portal. Its columns come back as text. */
-  bind(statement: string, values: readonly Bound[]): void {
+  /**
+   * Binds values to a statement, for the one unnamed portal.
+   *
+   * @param formats how each column comes back: 0 as text, 1 as the type's own bytes; without them all as text
+   */
+  bind(statement: string, values: readonly Bound[], formats: readonly number[] = []): void {
     const start = this.begin(0x42);
     this.text("");
     this.text(statement);
@@ -36,7 +40,8 @@ export class Packet {
     if (binary) for (const value of values) this.int16(Buffer.isBuffer(value) ? 1 : 0);
     this.int16(values.length);
     for (const value of values) this.value(value);
-    this.int16(0);
+    this.int16(formats.length);
+    for (const format of formats) this.int16(format);
     this.end(start);
   }
 

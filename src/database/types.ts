@@ -95,3 +95,41 @@ const parsers = new Map<number, (text: string) => unknown>([
 
 /** The parser of a built-in type by its OID; text stays text. */
 export const parserOf = (oid: number): ((text: string) => unknown) => parsers.get(oid) ?? same;
+
+const microsecondsPerSecond = 1_000_000;
+/** PostgreSQL counts from the year 2000. */
+const epochSeconds = 946_684_800;
+
+/** Reads a timestamptz from its 64 bits of microseconds. @throws Error for `infinity` */
+const instantOf = (bytes: Buffer, at: number): Instant => {
+  const high = bytes.readInt32BE(at);
+  // Microseconds up to the year 2285 are exact in a number.
+  if (high > 0x1f_ffff || high < -0x20_0000) return farInstantOf(bytes.readBigInt64BE(at));
+  const microseconds = high * 0x1_0000_0000 + bytes.readUInt32BE(at + 4);
+  const seconds = Math.floor(microseconds / microsecondsPerSecond);
+  return {
+    seconds: BigInt(seconds + epochSeconds),
+    nanos: (microseconds - seconds * microsecondsPerSecond) * 1000,
+  };
+};
+
+const farInstantOf = (microseconds: bigint): Instant => {
+  const limit = 1n << 63n;
+  if (microseconds === limit - 1n || microseconds === -limit)
+    throw new Error("not a timestamp: infinity");
+  const rest = microseconds % 1_000_000n;
+  const below = rest < 0n ? rest + 1_000_000n : rest;
+  return {
+    seconds: (microseconds - below) / 1_000_000n + BigInt(epochSeconds),
+    nanos: Number(below) * 1000,
+  };
+};
+
+const bytesParsers = new Map<number, (bytes: Buffer, at: number) => unknown>([
+  [20, (bytes, at) => bytes.readBigInt64BE(at)],
+  [1184, instantOf],
+]);
+
+/** The parser of a type's own bytes, where Roster asks for them: times are dear to write and to read as text. */
+export const bytesParserOf = (oid: number): ((bytes: Buffer, at: number) => unknown) | undefined =>
+  bytesParsers.get(oid);

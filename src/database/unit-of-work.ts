@@ -6,6 +6,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { CommonQueryMethods } from "slonik";
 import type { z } from "zod";
 import { begin, commit, type Flight, flights, type Step } from "./driver.ts";
+import { heavy, heavyBytes } from "./page.ts";
 import { type Deadline, DeadlinePassed, type TenantPool } from "./pool.ts";
 import { type Query, type QueryOptions, sql, type UnitOfWork } from "./sql.ts";
 
@@ -66,7 +67,13 @@ const send = async <Row extends z.ZodType>(
   query: Query<Row>,
 ): Promise<readonly z.output<Row>[]> => {
   try {
-    return (await flights.run(flight, () => connection.any(query))) as readonly z.output<Row>[];
+    let bytes = 0;
+    const received = (weight: number): void => {
+      bytes = weight;
+    };
+    const rows = await flights.run({ ...flight, received }, () => connection.any(query));
+    if (bytes > heavyBytes) heavy.add(rows);
+    return rows as readonly z.output<Row>[];
   } catch (error) {
     // A row that does not fit its schema is our fault, not the connection's.
     const ours = (error as Error).name === "ZodError";
