@@ -7,28 +7,29 @@ import {
 } from "slonik";
 import { z } from "zod";
 
-/** What the fragments of a query said, and the text that Slonik made of it with them. */
-interface Composed {
+const tag = createSqlTag({ typeAliases: { void: z.object({}).strict() } });
+
+/** What Slonik made of a template, and what the fragments in it said at the time. */
+interface Composed<Token> {
   readonly fragments: readonly string[];
-  readonly sql: string;
-  readonly type: QuerySqlToken["type"];
+  readonly token: Token;
 }
 
-const tag = createSqlTag({ typeAliases: { void: z.object({}).strict() } });
-const composed = new WeakMap<TemplateStringsArray, Composed>();
+type Tagged<Token> = (strings: TemplateStringsArray, ...parts: ValueExpression[]) => Token;
 
 const isFragment = (part: ValueExpression): part is FragmentSqlToken =>
   typeof part === "object" && part !== null && "sql" in part && "values" in part;
 
-type Make<Schema extends z.ZodType> = (
-  strings: TemplateStringsArray,
-  ...parts: ValueExpression[]
-) => QuerySqlToken<Schema>;
-
-/** Values go into parameters, so the text depends on the template and on its fragments' texts alone. */
-const type = <Schema extends z.ZodType>(parser: Schema): Make<Schema> => {
-  const make = tag.type(parser) as unknown as Make<Schema>;
-  return (strings, ...parts) => {
+/**
+ * Remembers what Slonik composes. Values go into parameters, so the text depends on the template and on its
+ * fragments' texts alone; parts of any other kind are Slonik's to judge, at each call.
+ */
+const remembering =
+  <Token extends { readonly sql: string }>(
+    composed: WeakMap<TemplateStringsArray, Composed<Token>>,
+    make: Tagged<Token>,
+  ): Tagged<Token> =>
+  (strings, ...parts) => {
     const fragments: string[] = [];
     const values: unknown[] = [];
     for (const part of parts) {
@@ -36,7 +37,6 @@ const type = <Schema extends z.ZodType>(parser: Schema): Make<Schema> => {
         fragments.push(part.sql);
         values.push(...part.values);
       } else if (part === undefined || (typeof part === "object" && part !== null)) {
-        // Slonik knows what to make of it, or refuses it.
         return make(strings, ...parts);
       } else {
         values.push(part);
@@ -44,14 +44,28 @@ const type = <Schema extends z.ZodType>(parser: Schema): Make<Schema> => {
     }
     let known = composed.get(strings);
     if (!known || fragments.some((text, index) => text !== known?.fragments[index])) {
-      const query = make(strings, ...parts);
-      // Slonik writes parameters under a name of its own until it sends them.
-      known = { fragments, sql: query.sql.replaceAll("$slonik_", "$").trim(), type: query.type };
+      known = { fragments, token: make(strings, ...parts) };
       composed.set(strings, known);
     }
-    return { parser, sql: known.sql, type: known.type, values } as unknown as QuerySqlToken<Schema>;
+    return { ...known.token, values };
   };
-};
+
+const queries = new WeakMap<TemplateStringsArray, Composed<QuerySqlToken>>();
+
+/** Slonik writes parameters under a name of its own until it sends them; it is spared that here. */
+const named = <Token extends { readonly sql: string }>(token: Token): Token => ({
+  ...token,
+  sql: token.sql.replaceAll("$slonik_", "$").trim(),
+});
 
 /** Slonik's tag. `sql.type(row)` makes a query whose rows are parsed by the zod schema `row`. */
-export const sql = { ...tag, type };
+export const sql = {
+  ...tag,
+  fragment: remembering<FragmentSqlToken>(new WeakMap(), tag.fragment),
+  type: <Schema extends z.ZodType>(parser: Schema) => {
+    const make = tag.type(parser as never);
+    const query = remembering(queries, (strings, ...parts) => named(make(strings, ...parts)));
+    return (strings: TemplateStringsArray, ...parts: ValueExpression[]) =>
+      ({ ...query(strings, ...parts), parser }) as unknown as QuerySqlToken<Schema>;
+  },
+};
