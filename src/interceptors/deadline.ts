@@ -16,12 +16,12 @@ export interface DeadlineLimits {
 export const deadline =
   ({ defaultMs, maximumMs }: DeadlineLimits): Interceptor =>
   (next) =>
-  async (request) => {
+  (request) => {
     const ms = Math.min(request.contextValues.get(keys.timeoutMs) ?? defaultMs, maximumMs);
     if (ms <= 0) throw fail("DEADLINE_EXCEEDED");
     const clock = new Clock(ms, request.signal);
     request.contextValues.set(keys.deadline, clock);
-    return clock.bound(next(request));
+    return clock.bound(() => next(request));
   };
 
 /** A caller whose own deadline passes hangs up, and that may be heard a little before the time is over here. */
@@ -69,21 +69,22 @@ class Clock implements Deadline {
   }
 
   /** The work's outcome, or the failure of the call if that comes first. */
-  bound<T>(work: Promise<T>): Promise<T> {
+  bound<T>(work: () => Promise<T>): Promise<T> {
     return new Promise((resolve, reject) => {
-      const fall = (): void => reject(this.failure);
+      const fall = (error: unknown = this.failure): void => {
+        running.delete(this);
+        reject(error);
+      };
       this.listeners.add(fall);
       if (this.failure) fall();
-      work.then(
-        (value) => {
+      try {
+        work().then((value) => {
           running.delete(this);
           resolve(value);
-        },
-        (error: unknown) => {
-          running.delete(this);
-          reject(error);
-        },
-      );
+        }, fall);
+      } catch (error) {
+        fall(error);
+      }
     });
   }
 

@@ -14,17 +14,24 @@ import type { Sessions } from "./unit-of-work.ts";
 export const denials =
   (sessions: Sessions): Interceptor =>
   (next) =>
-  async (request) => {
-    try {
-      return await next(request);
-    } catch (error) {
-      const failure = failureOf(error);
-      const mutates = request.method.idempotency !== Idempotency.NO_SIDE_EFFECTS;
-      if (mutates && failure?.code === Code.PermissionDenied)
-        await record(sessions, request as UnaryRequest, failure);
-      throw error;
-    }
+  (request) => {
+    if (request.method.idempotency === Idempotency.NO_SIDE_EFFECTS) return next(request);
+    return recording(sessions, request as UnaryRequest, () => next(request));
   };
+
+const recording = async <T>(
+  sessions: Sessions,
+  request: UnaryRequest,
+  work: () => Promise<T>,
+): Promise<T> => {
+  try {
+    return await work();
+  } catch (error) {
+    const failure = failureOf(error);
+    if (failure?.code === Code.PermissionDenied) await record(sessions, request, failure);
+    throw error;
+  }
+};
 
 const record = async (
   { directory }: Sessions,

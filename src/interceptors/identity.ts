@@ -248,10 +248,13 @@ class RemoteKeys implements KeySource {
 export const identity =
   (verifier: Verifier): Interceptor =>
   (next) =>
-  async (request) => {
+  (request) => {
+    const proceed = (caller: Caller) => {
+      request.contextValues.set(keys.caller, caller);
+      return next(request);
+    };
     const caller = verifier.callerOf(request.header.get("authorization"));
-    request.contextValues.set(keys.caller, caller instanceof Promise ? await caller : caller);
-    return next(request);
+    return caller instanceof Promise ? caller.then(proceed) : proceed(caller);
   };
 
 /** Lets operators alone use what is served outside the corridor. */
