@@ -29,7 +29,7 @@ export interface Ended {
 
 /** Starts a command; `said` grows with what it says. */
 export const launch = (args: readonly string[], env: NodeJS.ProcessEnv = {}) => {
-  const child = spawn(process.execPath, ["src/cli/main.ts", ...args], {
+  const child = spawn(process.execPath, ["src/cli/roster.js", ...args], {
     cwd: root,
     env: { ...base, ...env },
     stdio: ["ignore", "pipe", "pipe"],

@@ -27,7 +27,7 @@ const startDevelopment = async (): Promise<{ address: string; dataDir: string }>
     ROSTER_DATA_DIR: dataDir,
     GRPC_ADDR: "127.0.0.1:0",
   };
-  const server = spawn(process.execPath, ["src/cli/main.ts", "serve"], { cwd: root, env });
+  const server = spawn(process.execPath, ["src/cli/roster.js", "serve"], { cwd: root, env });
   onTestFinished(async () => {
     server.kill("SIGTERM");
     if (server.exitCode === null) await once(server, "exit");

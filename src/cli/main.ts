@@ -1,4 +1,3 @@
-#!/usr/bin/env node
 import { ConfigError } from "../config.ts";
 import { UsageError } from "./usage.ts";
 

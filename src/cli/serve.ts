@@ -1,7 +1,6 @@
 import pino, { type Logger } from "pino";
 import { type Config, readConfig } from "../config.ts";
 import { startServer } from "../main.ts";
-import { seedDemo } from "./demo.ts";
 import { developmentTrust, signToken, startDevelopmentDatabase } from "./development.ts";
 
 export const help = `usage: npx --no roster serve
@@ -138,6 +137,8 @@ const introduction = async (config: Config, address: string, log: Logger): Promi
   // The calls that make the demo would bury what a newcomer looks for.
   const { level } = log;
   log.level = "warn";
+  // A server has no use for a client but this once.
+  const { seedDemo } = await import("./demo.ts");
   const { orgId, ownerId } = await seedDemo(dataDir, `http://${address}`, seeding);
   log.level = level;
 

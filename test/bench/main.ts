@@ -3,7 +3,7 @@ import { writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { load, usual } from "./data.ts";
 import { type Budget, operationOf, operations } from "./operations.ts";
-import { median, type Served, type SystemOptions } from "./process.ts";
+import { idleMb, median, type Served, type SystemOptions, timeToImport } from "./process.ts";
 import { type Cost, openStand, type Stand } from "./stand.ts";
 
 const help = `usage: npm run bench -- [--only A,B] [--seconds N] [--rounds R] [--json FILE]
@@ -19,20 +19,21 @@ const systems = ["floor", "roster", "naive"] as const;
 type System = (typeof systems)[number];
 
 /** One line of the result; null where a figure has no meaning. */
-export interface ResultRow {
+interface ResultRow {
   readonly system: System;
+  /** An RPC, or what a process costs by itself: `Start`, `IdleMemory`. */
   readonly operation: string;
-  readonly rps: number;
-  readonly p50_ms: number;
-  readonly p99_ms: number;
-  readonly server_cpu_us: number;
-  readonly postgres_cpu_us: number;
-  /** Server CPU against the floor's. */
-  readonly ratio: number;
+  readonly rps: number | null;
+  readonly p50_ms: number | null;
+  readonly p99_ms: number | null;
+  readonly server_cpu_us: number | null;
+  readonly postgres_cpu_us: number | null;
+  /** Server CPU against the floor's; of `Start`, the time until it serves against that of importing its packages. */
+  readonly ratio: number | null;
   /** PostgreSQL CPU against the floor's. */
-  readonly postgres_ratio: number;
+  readonly postgres_ratio: number | null;
   /** Server and PostgreSQL CPU of the naive composition against this system's. */
-  readonly naive_ratio: number;
+  readonly naive_ratio: number | null;
   readonly budget: string | null;
   readonly met: boolean | null;
 }
@@ -102,17 +103,19 @@ const columns = [
   "budget",
 ];
 
+const shown = (value: number | null, digits: number): string => value?.toFixed(digits) ?? "";
+
 const cellsOf = (row: ResultRow): string[] => [
   row.operation,
   row.system,
-  row.rps.toFixed(0),
-  row.p50_ms.toFixed(1),
-  row.p99_ms.toFixed(1),
-  row.server_cpu_us.toFixed(0),
-  row.postgres_cpu_us.toFixed(0),
-  row.ratio.toFixed(2),
-  row.postgres_ratio.toFixed(2),
-  row.naive_ratio.toFixed(2),
+  shown(row.rps, 0),
+  shown(row.p50_ms, 1),
+  shown(row.p99_ms, 1),
+  shown(row.server_cpu_us, 0),
+  shown(row.postgres_cpu_us, 0),
+  shown(row.ratio, 2),
+  shown(row.postgres_ratio, 2),
+  shown(row.naive_ratio, 2),
   row.budget === null ? "" : `${row.budget}: ${row.met ? "met" : "NOT MET"}`,
 ];
 
@@ -140,6 +143,41 @@ const runOperation = async (
   return costs;
 };
 
+const maximumIdleMb = 170;
+const maximumStart = 2.5;
+
+/** What a process costs by itself: the time until it serves, and the memory it holds when all calls are done. */
+const processRows = async (stand: Stand, roster: Served, rounds: number): Promise<ResultRow[]> => {
+  const memoryMb = await idleMb(roster.pid);
+  const starts: (readonly [serve: number, imports: number])[] = [];
+  for (let round = 0; round < rounds; round++)
+    starts.push([await stand.timeToServe(), await timeToImport()]);
+  const ratio = median(starts.map(([serve, imports]) => serve / imports));
+  const [serveMs, importMs] = [0, 1].map((i) => median(starts.map((times) => times[i] as number)));
+  const nothing = {
+    system: "roster",
+    rps: null,
+    p50_ms: null,
+    p99_ms: null,
+    server_cpu_us: null,
+    postgres_cpu_us: null,
+    postgres_ratio: null,
+    naive_ratio: null,
+  } as const;
+  const start = `${serveMs?.toFixed(0)} ms ≤ ${maximumStart} × ${importMs?.toFixed(0)} ms of imports`;
+  const memory = `${memoryMb.toFixed(0)} MB ≤ ${maximumIdleMb} MB`;
+  return [
+    { ...nothing, operation: "Start", ratio, budget: start, met: ratio <= maximumStart },
+    {
+      ...nothing,
+      operation: "IdleMemory",
+      ratio: null,
+      budget: memory,
+      met: memoryMb <= maximumIdleMb,
+    },
+  ];
+};
+
 const usage = (fault: string): never => {
   process.stderr.write(`${fault}\n\n${help}\n`);
   process.exit(2);
@@ -165,13 +203,19 @@ const optionsOf = () => {
     if (!(Number.isInteger(rounds) && rounds > 0))
       throw new Error("--rounds must be a whole number above 0");
     const names = values.only?.split(",") ?? operations.map(({ name }) => name);
-    return { names, chosen: names.map(operationOf), seconds, rounds, json: values.json };
+    return {
+      chosen: names.map(operationOf),
+      all: values.only === undefined,
+      seconds,
+      rounds,
+      json: values.json,
+    };
   } catch (error) {
     return usage((error as Error).message);
   }
 };
 
-const { names, chosen, seconds, rounds, json } = optionsOf();
+const { chosen, all, seconds, rounds, json } = optionsOf();
 const stand = await openStand();
 try {
   await load(stand.admin, usual);
@@ -185,9 +229,14 @@ try {
   say(lineOf(columns));
   say(lineOf(columns.map(() => "---")));
   const rows: ResultRow[] = [];
-  for (const name of names) {
+  for (const { name } of chosen) {
     const costs = await runOperation(stand, served, name, { seconds, rounds });
     const made = rowsOf(name, costs);
+    rows.push(...made);
+    for (const row of made) say(lineOf(cellsOf(row)));
+  }
+  if (all) {
+    const made = await processRows(stand, served.roster, Math.min(rounds, 5));
     rows.push(...made);
     for (const row of made) say(lineOf(cellsOf(row)));
   }

@@ -1,7 +1,8 @@
 /** The processes of a benchmark: how they are started, told what to do, and what they cost. */
-import { type ChildProcess, fork } from "node:child_process";
+import { type ChildProcess, fork, spawn } from "node:child_process";
 import { once } from "node:events";
 import { readdirSync, readFileSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
 import type { Templates } from "./statements.ts";
 
 /** What the floor and the naive composition are started with. */
@@ -63,7 +64,7 @@ export const cpuUs = (pid: number): number => {
 export const parentOf = (pid: number | string): number => Number(statOf(pid)[1]);
 
 /** Resident memory of a process, in MB. */
-export const residentMb = (pid: number): number => {
+const residentMb = (pid: number): number => {
   const pages = Number(readFileSync(`/proc/${pid}/statm`, "utf8").split(" ")[1]);
   return (pages * 4096) / 1e6;
 };
@@ -88,6 +89,41 @@ export const postgresCpuUs = (postmaster: number): number => {
 /** PostgreSQL's processes have one thread each, of which the scheduler counts nanoseconds. */
 const onCpuUs = (pid: number): number =>
   Number(readFileSync(`/proc/${pid}/schedstat`, "utf8").split(" ")[0]) / 1000;
+
+/** Packages that `serve` imports. */
+const packages = [
+  "@bufbuild/protobuf",
+  "@bufbuild/protovalidate",
+  "@connectrpc/connect",
+  "@grpc/grpc-js",
+  "@grpc/reflection",
+  "grpc-health-check",
+  "jose",
+  "pg",
+  "pino",
+  "slonik",
+  "uuid",
+  "zod",
+];
+
+/** Milliseconds that node takes to start and import what `serve` imports, and nothing else. */
+export const timeToImport = async (): Promise<number> => {
+  const begin = performance.now();
+  const script = `await Promise.all(${JSON.stringify(packages)}.map((name) => import(name)));
+    console.log("imported");`;
+  const child = spawn(process.execPath, ["--input-type=module", "--eval", script]);
+  await once(child.stdout, "data");
+  const ms = performance.now() - begin;
+  await once(child, "exit");
+  return ms;
+};
+
+/** Collects the garbage of a server that was started with `serveRoster`, and tells what memory it holds, in MB. */
+export const idleMb = async (pid: number): Promise<number> => {
+  process.kill(pid, "SIGUSR2");
+  await sleep(2_000);
+  return residentMb(pid);
+};
 
 /** The middle of some numbers. */
 export const median = (numbers: readonly number[]): number => {

@@ -96,7 +96,7 @@ export class Stand {
       [
         "--expose-gc",
         `--import=data:text/javascript,${encodeURIComponent(collect)}`,
-        fileURLToPath(new URL("../../src/cli/main.ts", import.meta.url)),
+        fileURLToPath(new URL("../../src/cli/roster.js", import.meta.url)),
         "serve",
       ],
       { env: this.environment(), stdio: ["ignore", openSync(log, "w"), "inherit"] },
@@ -108,6 +108,17 @@ export class Stand {
       if (child.exitCode !== null) throw new Error(`serve ended:\n${readFileSync(log, "utf8")}`);
       await sleep(2);
     }
+  }
+
+  /** Milliseconds until a server answers that is started now. It is stopped again. */
+  async timeToServe(): Promise<number> {
+    const begin = performance.now();
+    const { pid } = await this.serveRoster();
+    const ms = performance.now() - begin;
+    const child = this.children.find((candidate) => candidate.pid === pid);
+    child?.kill("SIGTERM");
+    await once(child as ChildProcess, "exit");
+    return ms;
   }
 
   /** Starts a module of this folder that serves. */
