@@ -106,7 +106,7 @@ export const fillerOf = (
     .flatMap(({ values }) => values.map((source) => ("fresh" in source ? source.fresh + 1 : 0)));
   const ids = Math.max(0, ...fresh);
   return (sender, request) => {
-    const made = Array.from({ length: ids }, makeId);
+    const made = Array.from({ length: ids }, () => makeId());
     const valueFrom = (source: Source): unknown => {
       if ("constant" in source) return source.constant;
       if ("sender" in source) return sender;
