@@ -1,4 +1,5 @@
 /** What the corridor leaves for those behind it. Accessors fail loudly when their interceptor did not run. */
+import type { KeyObject } from "node:crypto";
 import { type ContextKey, type ContextValues, createContextKey } from "@connectrpc/connect";
 import type { Deadline } from "./database/pool.ts";
 import type { UnitOfWork } from "./database/sql.ts";
@@ -48,7 +49,7 @@ export interface Entry {
 /** What handlers need of the configuration. */
 export interface Settings {
   /** Signs page tokens. */
-  readonly tokenSecret: Buffer;
+  readonly tokenSecret: KeyObject;
   /** Days between a delete and its purge. */
   readonly purgeAfterDays: number;
 }

@@ -1,4 +1,5 @@
 /** The whole process on one screen: database → corridor → port, and how it stops. */
+import { createSecretKey } from "node:crypto";
 import type { Logger } from "pino";
 import { type DatabaseUrls, directoryPoolSize } from "./config.ts";
 import { checkDatabase } from "./database/check.ts";
@@ -64,7 +65,7 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
       deadlines: options.deadlines ?? usualDeadlines,
       verifier,
       sessions: { app, directory },
-      settings: { tokenSecret: Buffer.from(tokenSecret), purgeAfterDays },
+      settings: { tokenSecret: createSecretKey(Buffer.from(tokenSecret)), purgeAfterDays },
     }),
     mayReflect: options.openReflection ? undefined : operatorsOnly(verifier),
   });
