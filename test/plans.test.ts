@@ -290,6 +290,16 @@ describe("in an org of 20,000, after ten uses", () => {
     }
   });
 
+  test.each([View.BASIC, View.FULL])(
+    "ListUsers outside an org reads the users of a page once, in view %i",
+    async (view) => {
+      const call = () => harness.current.ops.users.listUsers({ view });
+      await useTenTimes(call);
+      const nodes = await nodesOfCall(call);
+      expect(nodes.filter((node) => node["Relation Name"] === "users")).toHaveLength(1);
+    },
+  );
+
   test("ListAuditEntries of a busy org does not sort its log of many months", async () => {
     const call = () => harness.current.ops.audit.listAuditEntries({ orgId: idOf("org2") });
     expect((await call()).auditEntries).toHaveLength(50);
