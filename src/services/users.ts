@@ -237,26 +237,25 @@ export const users = {
     const page = pageOf(context, request);
     const [after = firstId] = page.after ?? [];
     const deleted = request.showDeleted && caller(context).platform;
-    // The page comes first and the users are joined to it: a join in the page would be sorted whole.
-    const ids =
+    // The page comes first and what belongs to it is joined: a join in the page would be sorted whole.
+    const users =
       maybeOrgId(context) === undefined
-        ? sql.fragment`
-            select id from roster.users
+        ? sql.fragment`(
+            select * from roster.users
             where (delete_time is null or ${deleted}) and id > ${after}::uuid
-            order by id limit ${page.limit}`
-        : sql.fragment`
+            order by id limit ${page.limit}) u`
+        : sql.fragment`(
             select user_id as id from roster.org_members
             where org_id = ${orgId(context)} and user_id > ${after}::uuid
-            order by user_id limit ${page.limit}`;
+            order by user_id limit ${page.limit}) page
+            join roster.users u on u.id = page.id`;
     const rows =
       request.view === View.FULL
         ? await unitOfWork(context).many(sql.type(listedUserRow)`
-            select ${userColumns}, ${briefProfileColumns}
-            from (${ids}) page join roster.users u on u.id = page.id ${userJoin} ${profileJoin}
+            select ${userColumns}, ${briefProfileColumns} from ${users} ${userJoin} ${profileJoin}
             order by u.id`)
         : await unitOfWork(context).many(sql.type(userRow)`
-            select ${userColumns} from (${ids}) page join roster.users u on u.id = page.id ${userJoin}
-            order by u.id`);
+            select ${userColumns} from ${users} ${userJoin} order by u.id`);
     const { items, nextPageToken } = page.finish<z.output<typeof userRow>, object>(
       rows,
       (row) => [row.user_id],

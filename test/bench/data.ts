@@ -1,14 +1,29 @@
 /** What benchmarks run on: rows written in bulk, with ids that follow from their numbers. */
 import type pg from "pg";
 
-const kinds = { user: "7001", org: "7002", team: "7003", profile: "7004", entry: "7005" } as const;
+const kinds = {
+  user: "7001",
+  org: "7002",
+  team: "7003",
+  profile: "7004",
+  entry: "7005",
+  change: "7006",
+} as const;
 
 /** The id of the n-th row of its kind. Ids are ordered as their numbers, as those of UUIDv7 are by time. */
 export const idOf = (kind: keyof typeof kinds, n: number): string =>
   `01940000-0000-${kinds[kind]}-8000-${n.toString(16).padStart(12, "0")}`;
 
-const idSql = (kind: keyof typeof kinds, n: string): string =>
+/** The same in SQL, of a number that is an expression. */
+export const idSql = (kind: keyof typeof kinds, n: string): string =>
   `('01940000-0000-${kinds[kind]}-8000-' || lpad(to_hex(${n}), 12, '0'))::uuid`;
+
+/** Numbers from the first one up to, and without, the second one. */
+export type Range = readonly [from: number, to: number];
+
+/** The numbers as rows. */
+export const numbers = ([from, to]: Range, name: string): string =>
+  `generate_series(${from}, ${to - 1}) ${name}`;
 
 /** How much of everything there is. */
 export interface Size {
@@ -37,40 +52,58 @@ export const usual: Size = {
 export const memberOf = (size: Size, org: number, j: number): number =>
   (org * size.members + j) % size.users;
 
+/** Statements that write users with their profiles. */
+export const users = (range: Range): string[] => [
+  `insert into roster.users (id, email, name)
+   select ${idSql("user", "n")}, 'user' || n || '@example.com', 'User ' || n from ${numbers(range, "n")}`,
+  `insert into roster.profiles (id, user_id, bio)
+   select ${idSql("profile", "n")}, ${idSql("user", "n")}, 'The person with number ' || n
+   from ${numbers(range, "n")}`,
+];
+
+/** Statements that write orgs with their slugs. */
+export const orgs = (range: Range): string[] => [
+  `insert into roster.orgs (id, name, slug)
+   select ${idSql("org", "n")}, 'Org ' || n, 'org-' || n from ${numbers(range, "n")}`,
+  `insert into roster.org_slugs (slug_key, org_id)
+   select 'org-' || n, ${idSql("org", "n")} from ${numbers(range, "n")}`,
+];
+
+/** Writes members 0, the owner, and up of each org. `user` is the number of member `j` of org `o`, in SQL. */
+export const members = (ofOrgs: Range, count: number, user: string): string =>
+  `insert into roster.org_members (org_id, user_id, role)
+   select ${idSql("org", "o")}, ${idSql("user", user)}, case when j = 0 then 'owner' else 'member' end
+   from ${numbers(ofOrgs, "o")} cross join ${numbers([0, count], "j")}`;
+
+/** Writes teams of each org. `number` is that of team `t` of org `o`, in SQL. */
+export const teams = (ofOrgs: Range, count: number, number: string): string =>
+  `insert into roster.teams (org_id, id, name)
+   select ${idSql("org", "o")}, ${idSql("team", number)}, 'Team ' || t
+   from ${numbers(ofOrgs, "o")} cross join ${numbers([0, count], "t")}`;
+
 /**
- * Writes the rows. Triggers and foreign keys are off meanwhile: what they would check, the statements
- * guarantee, and a benchmark needs no audit entries of its own making.
+ * Writes rows, and leaves the tables as a database that has had time to look after itself. Triggers and
+ * foreign keys are off meanwhile: what they would check, the statements guarantee, and a benchmark needs no
+ * audit entries of its own making.
  *
  * @param admin a superuser's connection
  */
-export const load = async (admin: pg.Client, size: Size): Promise<void> => {
-  const { orgs, users, members, largeOrgs, largeMembers, teams } = size;
+export const write = async (admin: pg.Client, statements: readonly string[]): Promise<void> => {
   await admin.query("set session_replication_role = replica");
-  await admin.query(`
-    insert into roster.users (id, email, name)
-    select ${idSql("user", "n")}, 'user' || n || '@example.com', 'User ' || n
-    from generate_series(0, ${users - 1}) n`);
-  await admin.query(`
-    insert into roster.profiles (id, user_id, bio)
-    select ${idSql("profile", "n")}, ${idSql("user", "n")}, 'The person with number ' || n
-    from generate_series(0, ${users - 1}) n`);
-  await admin.query(`
-    insert into roster.orgs (id, name, slug)
-    select ${idSql("org", "n")}, 'Org ' || n, 'org-' || n from generate_series(0, ${orgs - 1}) n`);
-  await admin.query(`
-    insert into roster.org_slugs (slug_key, org_id)
-    select 'org-' || n, ${idSql("org", "n")} from generate_series(0, ${orgs - 1}) n`);
-  await admin.query(`
-    insert into roster.org_members (org_id, user_id, role)
-    select ${idSql("org", "o")}, ${idSql("user", `(o * ${members} + j) % ${users}`)},
-      case when j = 0 then 'owner' else 'member' end
-    from generate_series(0, ${orgs - 1}) o
-    cross join lateral generate_series(
-      0, case when o < ${largeOrgs} then ${largeMembers} else ${members} end - 1) j`);
-  await admin.query(`
-    insert into roster.teams (org_id, id, name)
-    select ${idSql("org", "o")}, ${idSql("team", `o * ${teams} + t`)}, 'Team ' || t
-    from generate_series(0, ${orgs - 1}) o cross join generate_series(0, ${teams - 1}) t`);
+  for (const statement of statements) await admin.query(statement);
   await admin.query("set session_replication_role = origin");
   await admin.query("vacuum (freeze, analyze)");
+  await admin.query("checkpoint");
+};
+
+/** Writes everything that a size tells. */
+export const load = (admin: pg.Client, size: Size): Promise<void> => {
+  const user = `(o * ${size.members} + j) % ${size.users}`;
+  return write(admin, [
+    ...users([0, size.users]),
+    ...orgs([0, size.orgs]),
+    members([0, size.largeOrgs], size.largeMembers, user),
+    members([size.largeOrgs, size.orgs], size.members, user),
+    teams([0, size.orgs], size.teams, `o * ${size.teams} + t`),
+  ]);
 };

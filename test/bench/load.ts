@@ -12,10 +12,18 @@ export interface LoadOptions {
   readonly audience: string;
 }
 
+/** Calls that a run repeats in turn, as they go over the wire. */
+export interface GivenCalls {
+  readonly path: string;
+  /** The request's bytes in base64. */
+  readonly calls: readonly { readonly sender?: string; readonly bytes: string }[];
+}
+
 /** One run. */
 export interface Run {
   readonly port: number;
-  readonly operation: string;
+  /** The name of an operation of the list, or calls of another one. */
+  readonly operation: string | GivenCalls;
   /** Calls the answer from memory that the floor offers beside each operation. */
   readonly echo: boolean;
   readonly seconds: number;
@@ -85,6 +93,28 @@ const prepared = 2_000;
 const firstNumber = 10;
 const readCalls = new Map<string, readonly Call[]>();
 
+/** What a run calls, and what makes its next call. */
+interface Calls {
+  readonly path: string;
+  readonly next: () => Call | Promise<Call>;
+}
+
+const givenCalls = async ({ path, calls }: GivenCalls): Promise<Calls> => {
+  const known = await Promise.all(
+    calls.map(async ({ sender, bytes }) => ({
+      metadata: await metadataOf(sender),
+      bytes: Buffer.from(bytes, "base64"),
+    })),
+  );
+  let n = 0;
+  return { path, next: () => known[n++ % known.length] as Call };
+};
+
+const listedCalls = async (name: string, echo: boolean): Promise<Calls> => ({
+  path: `${pathOf(operationOf(name).method)}${echo ? "Echo" : ""}`,
+  next: await nextOf(name),
+});
+
 const callOf = async (name: string, n: number): Promise<Call> => {
   const operation = operationOf(name);
   const { sender, request } = operation.call(n);
@@ -124,8 +154,10 @@ const send = (client: grpc.Client, path: string, { metadata, bytes }: Call): Pro
 
 const drive = async (run: Run): Promise<Counted> => {
   const client = clientOf(run.port);
-  const path = `${pathOf(operationOf(run.operation).method)}${run.echo ? "Echo" : ""}`;
-  const next = await nextOf(run.operation);
+  const { path, next } =
+    typeof run.operation === "string"
+      ? await listedCalls(run.operation, run.echo)
+      : await givenCalls(run.operation);
   const latencies: number[] = [];
   const begin = performance.now();
   const end = begin + run.seconds * 1000;

@@ -40,7 +40,8 @@ export interface Budget {
 
 const get: Budget = { server: 1.5, postgres: 1.2, naive: 4 };
 
-const operation = <Method extends DescMethodUnary>(
+/** Makes an operation that is named after its method. */
+export const operation = <Method extends DescMethodUnary>(
   method: Method,
   call: (n: number) => { sender: Sender; request: MessageInitShape<Method["input"]> },
   budget?: Budget,
