@@ -95,12 +95,13 @@ export class Stand {
   }
 
   /** Starts Roster as `npx --no roster serve` does. It collects its garbage on SIGUSR2. */
-  async serveRoster(urls = this.urls): Promise<Served> {
+  async serveRoster(urls = this.urls, flags: readonly string[] = []): Promise<Served> {
     const log = join(this.folder, `roster-${this.children.length}.log`);
     const collect = "process.on('SIGUSR2', () => { gc(); gc(); })";
     const child = spawn(
       process.execPath,
       [
+        ...flags,
         "--expose-gc",
         `--import=data:text/javascript,${encodeURIComponent(collect)}`,
         fileURLToPath(new URL("../../src/cli/roster.js", import.meta.url)),
@@ -120,12 +121,17 @@ export class Stand {
   /** Milliseconds until a server answers that is started now. It is stopped again. */
   async timeToServe(): Promise<number> {
     const begin = performance.now();
-    const { pid } = await this.serveRoster();
+    const served = await this.serveRoster();
     const ms = performance.now() - begin;
-    const child = this.children.find((candidate) => candidate.pid === pid);
-    child?.kill("SIGTERM");
-    await once(child as ChildProcess, "exit");
+    await this.stopServing(served);
     return ms;
+  }
+
+  /** Stops a server before the stand does. */
+  async stopServing({ pid }: Served): Promise<void> {
+    const child = this.children.find((candidate) => candidate.pid === pid) as ChildProcess;
+    child.kill("SIGTERM");
+    await once(child, "exit");
   }
 
   /** Starts a module of this folder that serves. */
