@@ -27,9 +27,9 @@ export class DeadlinePassed extends Error {
 /** Slonik ignores a query's zod schema until an interceptor runs it; the synchronous hook is the fast one. */
 const parseRows: Interceptor = {
   name: "roster-parse-rows",
-  transformRow: (context, _query, row) =>
+  transformRow: (context, _query, row, { length }) =>
     context.resultParser
-      ? (parseRow(context.resultParser as unknown as z.ZodType, row) as typeof row)
+      ? (parseRow(context.resultParser as unknown as z.ZodType, row, length) as typeof row)
       : row,
 };
 
