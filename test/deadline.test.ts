@@ -1,8 +1,13 @@
+import { execFile } from "node:child_process";
 import { randomUUID } from "node:crypto";
+import { promisify } from "node:util";
 import { create, toBinary } from "@bufbuild/protobuf";
+import { createContextValues } from "@connectrpc/connect";
 import pg from "pg";
-import { describe, expect, onTestFinished, test } from "vitest";
+import { describe, expect, onTestFinished, test, vi } from "vitest";
 import { TeamService } from "../src/gen/roster/v1/team_service_pb.ts";
+import { deadline } from "../src/interceptors/deadline.ts";
+import { root } from "./command.ts";
 import { startHarness, useHarness } from "./harness.ts";
 import { frame, loggedAs, RawClient, type RawOptions, sendBytes } from "./raw-client.ts";
 
@@ -158,5 +163,77 @@ describe("a caller who hangs up", () => {
       org_id: update.orgId,
     });
     await update.expectNothingWritten(correlationId);
+  });
+});
+
+describe("the clock of a call", () => {
+  const limits = { defaultMs: 100, maximumMs: 1_000 };
+  /** A call whose caller can leave. */
+  const calling = (aborted = false) => {
+    let leave = (): void => {};
+    const signal = {
+      aborted,
+      addEventListener: (_: string, listener: () => void) => {
+        leave = listener;
+      },
+    };
+    return {
+      request: { signal, contextValues: createContextValues() } as never,
+      leave: () => leave(),
+    };
+  };
+
+  test("begins nothing for a caller who has left already", async () => {
+    const next = vi.fn();
+    await expect(deadline(limits)(next)(calling(true).request)).rejects.toMatchObject({
+      message: expect.stringContaining("canceled"),
+    });
+    expect(next).not.toHaveBeenCalled();
+  });
+
+  test("ends the call of who leaves at once, and hears no more of one that was answered", async () => {
+    const { request, leave } = calling();
+    const call = deadline(limits)(() => new Promise(() => {}))(request);
+    leave();
+    await expect(call).rejects.toMatchObject({ message: expect.stringContaining("canceled") });
+    const answered = calling();
+    const answer = {} as never;
+    expect(await deadline(limits)(async () => answer)(answered.request)).toBe(answer);
+    answered.leave();
+  });
+
+  test("ends calls in time, in the order in which they are over", async () => {
+    const over: number[] = [];
+    const calls = [300, 100, 200].map(async (defaultMs) => {
+      const start = performance.now();
+      const work = deadline({ ...limits, defaultMs })(() => new Promise(() => {}));
+      await expect(work(calling().request)).rejects.toMatchObject({ name: "ConnectError" });
+      over.push(defaultMs);
+      expect(performance.now() - start).toBeGreaterThanOrEqual(defaultMs);
+    });
+    await Promise.all(calls);
+    expect(over).toEqual([100, 200, 300]);
+  });
+
+  test("keeps no process alive when all calls have ended, however they ended", async () => {
+    const script = `
+      import { createContextValues } from "@connectrpc/connect";
+      import { deadline } from "./src/interceptors/deadline.ts";
+      const signal = (aborted) => ({ aborted, addEventListener: () => {} });
+      const call = (work, ms, aborted = false) => Promise.resolve(
+        deadline({ defaultMs: ms, maximumMs: 60_000 })(work)(
+          { signal: signal(aborted), contextValues: createContextValues() })).catch(() => {});
+      await call(async () => 1, 60_000);
+      await call(async () => { throw new Error("a"); }, 60_000);
+      await call(() => { throw new Error("b"); }, 60_000);
+      await call(() => new Promise(() => {}), 50);
+      await call(() => new Promise(() => {}), 60_000, true);
+      console.log("done");`;
+    const args = ["--input-type=module", "--eval", script];
+    const { stdout } = await promisify(execFile)(process.execPath, args, {
+      cwd: root,
+      timeout: 20_000,
+    });
+    expect(stdout).toBe("done\n");
   });
 });

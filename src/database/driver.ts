@@ -125,11 +125,21 @@ class Exchange implements Receiver {
     this.settle = settle;
   }
 
-  submit(): null {
-    const { wire, packet, prepared, shapes, generation } = this.session;
-    // Values become text before anything is packed, so that a bad one leaves the packet clean.
-    const values = this.steps.map((step) => step.values.map(prepareValue));
+  /** What is thrown here pg would never hear of, and it would wait for an answer for ever: so it is returned. */
+  submit(): Error | null {
+    try {
+      this.pack();
+    } catch (error) {
+      this.session.packet.clear();
+      return error as Error;
+    }
     this.session.current = this;
+    this.session.wire.stream.write(this.session.packet.take());
+    return null;
+  }
+
+  private pack(): void {
+    const { packet, prepared, shapes, generation } = this.session;
     this.steps.forEach((step, index) => {
       const name = this.prepare ? `${nameOf(step.text)}${generation || ""}` : "";
       if (name === "" || !(prepared.has(name) || this.parsing.includes(name))) {
@@ -140,16 +150,14 @@ class Exchange implements Receiver {
         const known = this.prepare ? shapes.get(step.text) : undefined;
         if (known) this.shape = known;
         this.known = known !== undefined;
-        packet.bind(name, values[index] ?? [], known?.formats);
+        packet.bind(name, step.values.map(prepareValue), known?.formats);
         if (!known) packet.describe();
       } else {
-        packet.bind(name, values[index] ?? []);
+        packet.bind(name, step.values.map(prepareValue));
       }
       packet.execute();
     });
     packet.sync();
-    wire.stream.write(packet.take());
-    return null;
   }
 
   handleParseComplete(): void {

@@ -66,6 +66,11 @@ export class Packet {
     return taken;
   }
 
+  /** Drops what was collected. */
+  clear(): void {
+    this.length = 0;
+  }
+
   private value(value: Bound): void {
     if (value === null) {
       this.int32(-1);
@@ -103,7 +108,7 @@ export class Packet {
 
   private int16(value: number): void {
     this.reserve(2);
-    this.length = this.bytes.writeInt16BE(value, this.length);
+    this.length = this.bytes.writeUInt16BE(value, this.length);
   }
 
   private int32(value: number): void {

@@ -27,9 +27,9 @@ export class DeadlinePassed extends Error {
 /** Slonik ignores a query's zod schema until an interceptor runs it; the synchronous hook is the fast one. */
 const parseRows: Interceptor = {
   name: "roster-parse-rows",
-  transformRow: (context, _query, row) =>
+  transformRow: (context, _query, row, { length }) =>
     context.resultParser
-      ? (parseRow(context.resultParser as unknown as z.ZodType, row) as typeof row)
+      ? (parseRow(context.resultParser as unknown as z.ZodType, row, length) as typeof row)
       : row,
 };
 
@@ -44,6 +44,8 @@ export interface PoolOptions {
 /** A connection that somebody has. */
 export interface Loan {
   readonly connection: CommonQueryMethods;
+  /** True once the connection is gone, which may be while somebody has it. */
+  gone: boolean;
   /** Ends the connection; with an error Slonik throws it away, without one it closes in order. */
   end(error?: unknown): void;
 }
@@ -94,12 +96,12 @@ export class TenantPool {
     const loan = this.idle.pop();
     if (loan) return loan;
     if (this.open < this.size) return this.connect();
-    return this.wait(deadline).then((handed) => handed ?? this.connect());
+    return this.wait(deadline);
   }
 
   /** Gives a connection back, or with the error after which it must not be used again. */
   give(loan: Loan, error?: unknown): void {
-    if (error !== undefined || this.ending) loan.end(error);
+    if (error !== undefined || this.ending || loan.gone) loan.end(error);
     else if (!this.serveNext(loan)) this.idle.push(loan);
   }
 
@@ -107,10 +109,13 @@ export class TenantPool {
   async end(): Promise<void> {
     this.ending = true;
     for (const loan of this.idle.splice(0)) loan.end();
-    await this.slonik.end();
+    const ended = this.slonik.end();
+    // Slonik refuses them now.
+    while (this.serveNext(undefined));
+    await ended;
   }
 
-  private wait(deadline: Deadline): Promise<Loan | undefined> {
+  private wait(deadline: Deadline): Promise<Loan> {
     if (this.waiting.size >= this.limit) throw new Overloaded();
     return new Promise((resolve, reject) => {
       const stay = deadline.onOver(() => {
@@ -121,7 +126,8 @@ export class TenantPool {
         serve: (loan) => {
           this.waiting.delete(waiter);
           stay();
-          resolve(loan);
+          // At once, so that nobody else takes the place meanwhile.
+          resolve(loan ?? this.connect());
         },
       };
       this.waiting.add(waiter);
@@ -146,6 +152,7 @@ export class TenantPool {
           new Promise<void>((close, destroy) => {
             loan = {
               connection,
+              gone: false,
               end: (error) => (error === undefined ? close() : destroy(error)),
             };
             resolve(loan);
@@ -159,8 +166,11 @@ export class TenantPool {
         })
         .finally(() => {
           this.open--;
-          const place = loan === undefined ? -1 : this.idle.indexOf(loan);
-          if (place >= 0) this.idle.splice(place, 1);
+          if (loan) {
+            loan.gone = true;
+            const place = this.idle.indexOf(loan);
+            if (place >= 0) this.idle.splice(place, 1);
+          }
           this.serveNext(undefined);
         });
     });

@@ -32,11 +32,13 @@ export const becoming = <In, Out>(
   return schema;
 };
 
+const isRefined = ({ def }: z.ZodType): boolean => !!def.checks?.length;
+
 const columnOf = (schema: z.ZodType): Column | undefined => {
   const own = columns.get(schema);
   if (own) return own;
-  if (schema instanceof z.ZodString && !schema.def.checks?.length)
-    return { fits: (value) => typeof value === "string" };
+  if (isRefined(schema)) return undefined;
+  if (schema instanceof z.ZodString) return { fits: (value) => typeof value === "string" };
   if (schema instanceof z.ZodBoolean) return { fits: (value) => typeof value === "boolean" };
   if (schema instanceof z.ZodEnum) {
     const options = new Set<unknown>(schema.options);
@@ -46,13 +48,13 @@ const columnOf = (schema: z.ZodType): Column | undefined => {
 };
 
 type Row = Record<string, unknown>;
-type Parser = (row: Row) => unknown;
+type Parser = (row: Row, width: number) => unknown;
 
 const parsers = new WeakMap<z.ZodType, Parser>();
 
 const parserOf = (schema: z.ZodType): Parser => {
   const slow: Parser = (row) => schema.parse(row);
-  if (!(schema instanceof z.ZodObject) || schema.def.catchall) return slow;
+  if (!(schema instanceof z.ZodObject) || schema.def.catchall || isRefined(schema)) return slow;
   const checks: (readonly [string, Column["fits"]])[] = [];
   const changes: (readonly [string, (value: unknown) => unknown])[] = [];
   for (const [name, type] of Object.entries(schema.shape as Record<string, z.ZodType>)) {
@@ -61,8 +63,10 @@ const parserOf = (schema: z.ZodType): Parser => {
     checks.push([name, found.fits]);
     if (found.become) changes.push([name, found.become as (value: unknown) => unknown]);
   }
-  return (row) => {
-    for (const [name, fits] of checks) if (!fits(row[name])) return slow(row);
+  return (row, width) => {
+    // Zod leaves out what a schema does not name.
+    if (width !== checks.length) return slow(row, width);
+    for (const [name, fits] of checks) if (!fits(row[name])) return slow(row, width);
     for (const [name, become] of changes) row[name] = become(row[name]);
     return row;
   };
@@ -71,13 +75,14 @@ const parserOf = (schema: z.ZodType): Parser => {
 /**
  * What a schema makes of a row, which is the caller's no more.
  *
+ * @param width how many columns the row has
  * @throws ZodError for a row that does not fit
  */
-export const parseRow = (schema: z.ZodType, row: Row): unknown => {
+export const parseRow = (schema: z.ZodType, row: Row, width: number): unknown => {
   let parser = parsers.get(schema);
   if (!parser) {
     parser = parserOf(schema);
     parsers.set(schema, parser);
   }
-  return parser(row);
+  return parser(row, width);
 };

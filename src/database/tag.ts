@@ -9,16 +9,31 @@ import { z } from "zod";
 
 const tag = createSqlTag({ typeAliases: { void: z.object({}).strict() } });
 
-/** What Slonik made of a template, and what the fragments in it said at the time. */
+/** What Slonik made of a template, and what stood in each of its places: a fragment's text, or a value. */
 interface Composed<Token> {
-  readonly fragments: readonly string[];
+  readonly places: readonly (string | undefined)[];
   readonly token: Token;
 }
 
 type Tagged<Token> = (strings: TemplateStringsArray, ...parts: ValueExpression[]) => Token;
 
-const isFragment = (part: ValueExpression): part is FragmentSqlToken =>
-  typeof part === "object" && part !== null && "sql" in part && "values" in part;
+const fragmentType = tag.fragment``.type;
+const queryType = tag.typeAlias("void")``.type;
+
+/** Told by its symbol, which no value from a request can have. */
+const isToken = <Token>(part: ValueExpression, type: symbol): part is ValueExpression & Token =>
+  typeof part === "object" && part !== null && "type" in part && part.type === type;
+
+const isValue = (part: ValueExpression): boolean => {
+  const kind = typeof part;
+  return (
+    kind === "string" ||
+    part === null ||
+    kind === "number" ||
+    kind === "boolean" ||
+    kind === "bigint"
+  );
+};
 
 /**
  * Remembers what Slonik composes. Values go into parameters, so the text depends on the template and on its
@@ -30,21 +45,25 @@ const remembering =
     make: Tagged<Token>,
   ): Tagged<Token> =>
   (strings, ...parts) => {
-    const fragments: string[] = [];
+    const places: (string | undefined)[] = [];
     const values: unknown[] = [];
     for (const part of parts) {
-      if (isFragment(part)) {
-        fragments.push(part.sql);
+      if (isToken<FragmentSqlToken>(part, fragmentType)) {
+        places.push(part.sql);
         values.push(...part.values);
-      } else if (part === undefined || (typeof part === "object" && part !== null)) {
-        return make(strings, ...parts);
-      } else {
+      } else if (isValue(part)) {
+        places.push(undefined);
         values.push(part);
+      } else if (isToken(part, queryType)) {
+        // Its parameters have their final names, so that Slonik would not count them on.
+        throw new Error("a query cannot stand in another; make it a fragment");
+      } else {
+        return make(strings, ...parts);
       }
     }
     let known = composed.get(strings);
-    if (!known || fragments.some((text, index) => text !== known?.fragments[index])) {
-      known = { fragments, token: make(strings, ...parts) };
+    if (!known || places.some((text, index) => text !== known?.places[index])) {
+      known = { places, token: make(strings, ...parts) };
       composed.set(strings, known);
     }
     return { ...known.token, values };

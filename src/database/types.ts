@@ -14,11 +14,11 @@ const instantPattern =
  * Reads a timestamptz in ISO style. A JavaScript Date would drop the microseconds, and an undelete that
  * looks for exactly the same time would find nothing.
  *
- * @throws Error for `infinity` and years before Christ, which no column of ours holds
+ * @throws Error for `infinity`, years before Christ and beyond what a Date holds, which no column of ours has
  */
 export const parseInstant = (text: string): Instant => {
-  // As a session in UTC writes the times of four thousand years.
-  if (text.length >= 22 && text.charCodeAt(4) === dash && text.endsWith("+00")) {
+  // As a session in UTC writes the times of nine thousand years.
+  if (text.length >= 22 && text.charCodeAt(4) === dash && text[0] !== "0" && text.endsWith("+00")) {
     const instant = inUtc(text);
     if (instant) return instant;
   }
@@ -37,13 +37,16 @@ export const parseInstant = (text: string): Instant => {
   );
   const sign = zone.startsWith("-") ? -1 : 1;
   const offset = Number(zone) * 3600 + sign * (Number(zoneMinute) * 60 + Number(zoneSecond));
-  return {
-    seconds: BigInt(local / 1000 - offset),
-    nanos: Number(fraction.padEnd(6, "0")) * 1000,
-  };
+  // To a Date the years 0 to 99 are those of the last century.
+  const seconds =
+    (Number(year) < 100 ? new Date(local).setUTCFullYear(Number(year)) : local) / 1000;
+  if (!(seconds <= lastSecond)) throw new Error(`not a timestamp: ${text}`);
+  return { seconds: BigInt(seconds - offset), nanos: Number(fraction.padEnd(6, "0")) * 1000 };
 };
 
 const [dash, dot, zero] = [0x2d, 0x2e, 0x30];
+/** Of the year 1, and the last that a Date holds. */
+const [firstSecond, lastSecond] = [-62_135_596_800, 8_640_000_000_000];
 
 const pair = (text: string, at: number): number =>
   (text.charCodeAt(at) - zero) * 10 + text.charCodeAt(at + 1) - zero;
@@ -100,7 +103,7 @@ const microsecondsPerSecond = 1_000_000;
 /** PostgreSQL counts from the year 2000. */
 const epochSeconds = 946_684_800;
 
-/** Reads a timestamptz from its 64 bits of microseconds. @throws Error for `infinity` */
+/** Reads a timestamptz from its 64 bits of microseconds. @throws Error for what {@link parseInstant} refuses */
 const instantOf = (bytes: Buffer, at: number): Instant => {
   const high = bytes.readInt32BE(at);
   // Microseconds up to the year 2285 are exact in a number.
@@ -113,16 +116,14 @@ const instantOf = (bytes: Buffer, at: number): Instant => {
   };
 };
 
+/** Refuses what {@link parseInstant} does, infinity among it: that is the largest number or the smallest. */
 const farInstantOf = (microseconds: bigint): Instant => {
-  const limit = 1n << 63n;
-  if (microseconds === limit - 1n || microseconds === -limit)
-    throw new Error("not a timestamp: infinity");
   const rest = microseconds % 1_000_000n;
   const below = rest < 0n ? rest + 1_000_000n : rest;
-  return {
-    seconds: (microseconds - below) / 1_000_000n + BigInt(epochSeconds),
-    nanos: Number(below) * 1000,
-  };
+  const seconds = (microseconds - below) / 1_000_000n + BigInt(epochSeconds);
+  if (seconds < firstSecond || seconds > lastSecond)
+    throw new Error(`not a timestamp: ${microseconds} microseconds from the year 2000`);
+  return { seconds, nanos: Number(below) * 1000 };
 };
 
 const bytesParsers = new Map<number, (bytes: Buffer, at: number) => unknown>([

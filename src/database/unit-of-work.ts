@@ -16,6 +16,7 @@ export type Entering = (timeoutMs: number) => Step;
 /** What PostgreSQL says of an error, as far as Roster reads it. */
 export interface DatabaseError extends Error {
   readonly code?: string;
+  readonly severity?: string;
   readonly constraint?: string;
   readonly detail?: string;
 }
@@ -31,10 +32,10 @@ const retryable = (error: unknown): boolean => {
   return code === "40001" || code === "40P01";
 };
 
-/** True when the server answered, so that the connection is still good. */
+/** True when the server answered, so that the connection is still good. Codes of sockets and of Node begin with E. */
 const answered = (error: unknown): boolean => {
-  const { code } = error as DatabaseError;
-  return code === undefined ? false : !/^(08|57P|XX)/.test(code);
+  const { code, severity } = error as DatabaseError;
+  return code !== undefined && !/^(08|57P|XX|E)/.test(code) && severity !== "FATAL";
 };
 
 /** Borrows a connection for `work`. */

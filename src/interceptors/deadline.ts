@@ -75,8 +75,11 @@ class Clock implements Deadline {
         running.delete(this);
         reject(error);
       };
+      if (this.failure) {
+        fall();
+        return;
+      }
       this.listeners.add(fall);
-      if (this.failure) fall();
       try {
         work().then((value) => {
           running.delete(this);
