@@ -1,9 +1,12 @@
+import { once } from "node:events";
+import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import { describe, expect, onTestFinished, test, vi } from "vitest";
 import { flights } from "../src/database/driver.ts";
 import { type Deadline, type Loan, openPool, type TenantPool } from "../src/database/pool.ts";
 import { sql } from "../src/database/sql.ts";
+import { ReadSession } from "../src/database/unit-of-work.ts";
 import { pipelined, useHarness } from "./harness.ts";
-import { number, within } from "./pools.ts";
+import { number, sleeping, within } from "./pools.ts";
 
 const harness = useHarness();
 const patience = { timeout: 5_000, interval: 20 };
@@ -149,6 +152,33 @@ describe("a pool", () => {
       const next = await (waiting ?? pool.take(within(5_000)));
       expect(await pidOf(next)).not.toBe(pid);
       pool.give(next);
+    }
+  });
+
+  test("is asked in vain once when the network cuts a connection, whatever the socket says", async () => {
+    const url = new URL(harness.current.urls.app);
+    const [port, host] = [Number(url.port), url.hostname];
+    const sockets: Socket[] = [];
+    const proxy = createServer((socket) => {
+      const database = connect(port, host);
+      socket.pipe(database).pipe(socket);
+      for (const each of [socket, database]) each.on("error", () => database.destroy());
+      sockets.push(socket);
+    });
+    await once(proxy.listen(0, "127.0.0.1"), "listening");
+    onTestFinished(() => void proxy.close());
+    url.hostname = "127.0.0.1";
+    url.port = String((proxy.address() as AddressInfo).port);
+    const pool = await open(1, url.href);
+    const entering = () => ({ text: "select 1", values: [] });
+    const reading = () => new ReadSession(pool, entering, within(10_000));
+    for (let i = 0; i < 3; i++) {
+      expect(await reading().many(sql.type(number)`select 7 as n`)).toEqual([{ n: 7 }]);
+      const cut = reading().many(sleeping(5));
+      const waiting = reading().many(sql.type(number)`select 7 as n`);
+      setTimeout(() => sockets.at(-1)?.resetAndDestroy(), 50);
+      await expect(cut).rejects.toMatchObject({ code: "ECONNRESET" });
+      expect(await waiting).toEqual([{ n: 7 }]);
     }
   });
 

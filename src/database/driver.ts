@@ -299,7 +299,8 @@ export const createTenantDriver = (pipeline: boolean, roundTrips: RoundTrips): D
             if (index === main + (alone ? 1 : 0)) outcome = result;
           }
         } catch (error) {
-          if (alone && (session.status as TransactionStatus) !== "I")
+          // Over a lost connection it would only hide why that was lost.
+          if (alone && (session.status as TransactionStatus) !== "I" && wire.stream.writable)
             await exchange([rollback], 0, false);
           throw error;
         }
