@@ -21,7 +21,7 @@ type System = (typeof systems)[number];
 /** One line of the result; null where a figure has no meaning. */
 interface ResultRow {
   readonly system: System;
-  /** An RPC, or what a process costs by itself: `Start`, `IdleMemory`. */
+  /** An RPC, or what a process costs by itself: `Start`, `IdleMemory`, `LoadedMemory`. */
   readonly operation: string;
   readonly rps: number | null;
   readonly p50_ms: number | null;
@@ -116,7 +116,7 @@ const cellsOf = (row: ResultRow): string[] => [
   shown(row.ratio, 2),
   shown(row.postgres_ratio, 2),
   shown(row.naive_ratio, 2),
-  row.budget === null ? "" : `${row.budget}: ${row.met ? "met" : "NOT MET"}`,
+  row.met === null ? (row.budget ?? "") : `${row.budget}: ${row.met ? "met" : "NOT MET"}`,
 ];
 
 const lineOf = (cells: readonly string[]): string => `| ${cells.join(" | ")} |`;
@@ -146,9 +146,10 @@ const runOperation = async (
 const maximumIdleMb = 170;
 const maximumStart = 2.5;
 
-/** What a process costs by itself: the time until it serves, and the memory it holds when all calls are done. */
+/** What a process costs by itself: the time until it serves, and the memory it holds before any call and after all. */
 const processRows = async (stand: Stand, roster: Served, rounds: number): Promise<ResultRow[]> => {
-  const memoryMb = await idleMb(roster.pid);
+  const loadedMb = await idleMb(roster.pid);
+  const memoryMb = await idleMb((await stand.serveRoster()).pid);
   const starts: (readonly [serve: number, imports: number])[] = [];
   for (let round = 0; round < rounds; round++)
     starts.push([await stand.timeToServe(), await timeToImport()]);
@@ -174,6 +175,13 @@ const processRows = async (stand: Stand, roster: Served, rounds: number): Promis
       ratio: null,
       budget: memory,
       met: memoryMb <= maximumIdleMb,
+    },
+    {
+      ...nothing,
+      operation: "LoadedMemory",
+      ratio: null,
+      budget: `${loadedMb.toFixed(0)} MB after all calls above`,
+      met: null,
     },
   ];
 };

@@ -28,7 +28,7 @@ Measures what a call costs server and PostgreSQL while one thing grows, on datab
   --rounds   rounds, of which the median counts (3)
   --json     writes the rows to this file
   --svg      writes the plot to this file
-The full run takes a quarter of an hour and 20 GB in the folder for temporary files.
+The full run takes a quarter of an hour and 5 GB in the folder for temporary files.
 Exit codes: 0 all budgets met, 1 one is not, or the benchmark failed, 2 wrong usage.`;
 
 /** One point of a line; null where it has no budget. */
