@@ -253,7 +253,9 @@ export class Stand {
   }
 
   async stop(): Promise<void> {
-    const running = this.children.filter(({ exitCode }) => exitCode === null);
+    const running = this.children.filter(
+      (child) => child.exitCode === null && child.signalCode === null,
+    );
     const ended = running.map((child) => once(child, "exit"));
     for (const child of running) child.kill("SIGTERM");
     await Promise.all(ended);
@@ -302,5 +304,9 @@ export const openStand = async ({ durable = true } = {}): Promise<Stand> => {
   const signingKey = { ...(await exportJWK(privateKey)), kid: "bench", alg: "ES256" };
   const { d: _private, ...publicKey } = signingKey;
   writeFileSync(join(folder, "jwks.json"), JSON.stringify({ keys: [publicKey] }));
-  return new Stand({ urls, admin, folder }, signingKey, postmaster, () => embedded.stop());
+  const stand = new Stand({ urls, admin, folder }, signingKey, postmaster, () => embedded.stop());
+  // Who gives up half-way leaves no server and no gigabytes behind.
+  for (const signal of ["SIGINT", "SIGTERM"])
+    process.once(signal, () => void stand.stop().finally(() => process.exit(1)));
+  return stand;
 };
