@@ -1,3 +1,4 @@
+#!/usr/bin/env node
 import { ConfigError } from "../config.ts";
 import { UsageError } from "./usage.ts";
 
