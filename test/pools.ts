@@ -2,7 +2,8 @@
 import { randomUUID } from "node:crypto";
 import { afterAll, beforeAll } from "vitest";
 import { z } from "zod";
-import { flights, type Step } from "../src/database/driver.ts";
+import { flights } from "../src/database/driver.ts";
+import type { Step } from "../src/database/exchange.ts";
 import { type Deadline, openPool, type TenantPool } from "../src/database/pool.ts";
 import { type Query, sql, type UnitOfWork } from "../src/database/sql.ts";
 import { inTransaction, ReadSession } from "../src/database/unit-of-work.ts";
@@ -58,7 +59,7 @@ export interface Probe {
 
 const probeRow = z.object({ pid: z.number(), settings: z.record(z.string(), z.string()) });
 
-/** Pools of one connection each, and one tenant's sessions on them. */
+/** Pools, and one tenant's sessions on them. */
 export class Pools {
   readonly app: TenantPool;
   readonly directory: TenantPool;
@@ -142,10 +143,11 @@ export const clean = {
   search_path: '"$user", public',
 };
 
-/** Opens pools for the tests of one block. */
+/** Opens pools for the tests of one block, of one connection each unless told otherwise. */
 export const usePools = (
   harness: { readonly current: Harness },
   pipeline: boolean,
+  size = 1,
 ): { readonly current: Pools } => {
   let pools: Pools | undefined;
   beforeAll(async () => {
@@ -155,7 +157,7 @@ export const usePools = (
       as $$ begin raise exception 'test' using errcode = code; end $$`);
     pools = new Pools(
       harness.current,
-      await openPool(urls.app, { size: 1, pipeline }),
+      await openPool(urls.app, { size, pipeline }),
       await openPool(urls.directory, { size: 1, pipeline }),
       await harness.current.tenant(),
     );

@@ -97,7 +97,7 @@ describe("a packet", () => {
     packet.bind("", new Array(65_535).fill(null));
     expect(packet.take()).toHaveLength(7 + 2 + 2 + 65_535 * 4 + 2);
     expect(() => packet.bind("", new Array(65_536).fill(null))).toThrow(RangeError);
-    packet.clear();
+    packet.cut(0);
     packet.sync();
     expect(packet.take()).toEqual(message("S"));
   });

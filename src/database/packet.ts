@@ -15,7 +15,8 @@ export type Bound = string | Buffer | null;
 /** Collects messages. It may be used again after `take`. */
 export class Packet {
   private bytes = Buffer.allocUnsafe(8 * 1024);
-  private length = 0;
+  /** Bytes so far. */
+  length = 0;
 
   /** Parses a statement under a name; the empty name holds it until the next one. */
   parse(name: string, text: string): void {
@@ -66,9 +67,9 @@ export class Packet {
     return taken;
   }
 
-  /** Drops what was collected. */
-  clear(): void {
-    this.length = 0;
+  /** Drops what came after this many bytes. */
+  cut(length: number): void {
+    this.length = length;
   }
 
   private value(value: Bound): void {

@@ -5,7 +5,8 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { CommonQueryMethods } from "slonik";
 import type { z } from "zod";
-import { begin, commit, type Flight, flights, type Step } from "./driver.ts";
+import { type Flight, flights } from "./driver.ts";
+import { begin, commit, type Step } from "./exchange.ts";
 import { heavy, heavyBytes } from "./page.ts";
 import { type Deadline, DeadlinePassed, type TenantPool } from "./pool.ts";
 import { type Query, type QueryOptions, sql, type UnitOfWork } from "./sql.ts";
@@ -38,7 +39,7 @@ const answered = (error: unknown): boolean => {
   return code !== undefined && !/^(08|57P|XX|E)/.test(code) && severity !== "FATAL";
 };
 
-/** Borrows a connection for `work`. */
+/** Borrows a connection for `work`. @throws Unanswered when the connection was lost */
 const borrow = async <T>(
   pool: TenantPool,
   deadline: Deadline,
@@ -51,9 +52,8 @@ const borrow = async <T>(
   try {
     return await work(loan.connection);
   } catch (error) {
-    if (!(error instanceof Unanswered)) throw error;
-    lost = error.cause;
-    throw lost;
+    if (error instanceof Unanswered) lost = error.cause;
+    throw error;
   } finally {
     pool.give(loan, lost);
   }
@@ -83,16 +83,25 @@ const send = async <Row extends z.ZodType>(
 };
 
 abstract class Session implements UnitOfWork {
-  abstract many<Row extends z.ZodType>(
+  /** @param single whether one row at most is expected, so that the statement is a short one */
+  protected abstract ask<Row extends z.ZodType>(
     query: Query<Row>,
-    options?: QueryOptions,
+    options: QueryOptions,
+    single: boolean,
   ): Promise<readonly z.output<Row>[]>;
+
+  many<Row extends z.ZodType>(
+    query: Query<Row>,
+    options: QueryOptions = {},
+  ): Promise<readonly z.output<Row>[]> {
+    return this.ask(query, options, false);
+  }
 
   async maybeOne<Row extends z.ZodType>(
     query: Query<Row>,
-    options?: QueryOptions,
+    options: QueryOptions = {},
   ): Promise<z.output<Row> | null> {
-    const rows = await this.many(query, options);
+    const rows = await this.ask(query, options, true);
     if (rows.length > 1) throw new Error(`expected at most one row, got ${rows.length}`);
     return rows[0] ?? null;
   }
@@ -100,12 +109,10 @@ abstract class Session implements UnitOfWork {
   async one<Row extends z.ZodType>(
     query: Query<Row>,
     missing: () => Error,
-    options?: QueryOptions,
+    options: QueryOptions = {},
   ): Promise<z.output<Row>> {
-    const rows = await this.many(query, options);
-    if (rows.length > 1) throw new Error(`expected one row, got ${rows.length}`);
-    const [row] = rows;
-    if (row === undefined) throw missing();
+    const row = await this.maybeOne(query, options);
+    if (row === null) throw missing();
     return row;
   }
 }
@@ -123,13 +130,26 @@ export class ReadSession extends Session {
     this.deadline = deadline;
   }
 
-  many<Row extends z.ZodType>(
+  /** A read changes nothing, so one whose connection was lost is asked once more, by itself. */
+  protected async ask<Row extends z.ZodType>(
     query: Query<Row>,
-    { prepare = true }: QueryOptions = {},
+    { prepare = true }: QueryOptions,
+    single: boolean,
   ): Promise<readonly z.output<Row>[]> {
-    return borrow(this.pool, this.deadline, (connection) =>
-      send(connection, { before: [this.entering(timeoutOf(this.deadline))], prepare }, query),
-    );
+    const work = (shared: boolean) => (connection: CommonQueryMethods) => {
+      const before = [this.entering(timeoutOf(this.deadline))];
+      return send(connection, { before, prepare, shared }, query);
+    };
+    try {
+      return await borrow(this.pool, this.deadline, work(single));
+    } catch (error) {
+      if (!(error instanceof Unanswered)) throw error;
+    }
+    try {
+      return await borrow(this.pool, this.deadline, work(false));
+    } catch (error) {
+      throw error instanceof Unanswered ? error.cause : error;
+    }
   }
 
   /** Enters and does nothing else: for asking whether the caller may. */
@@ -151,9 +171,9 @@ class WriteSession extends Session {
     this.deadline = deadline;
   }
 
-  async many<Row extends z.ZodType>(
+  protected async ask<Row extends z.ZodType>(
     query: Query<Row>,
-    { prepare = true }: QueryOptions = {},
+    { prepare = true }: QueryOptions,
   ): Promise<readonly z.output<Row>[]> {
     // Whoever asked has had their answer, so nothing more may happen.
     if (this.deadline.over || this.deadline.remainingMs() <= 0) throw new DeadlinePassed();
@@ -215,7 +235,8 @@ export const inTransaction = async <T>(
           throw error;
         }
       });
-    } catch (error) {
+    } catch (thrown) {
+      const error = thrown instanceof Unanswered ? thrown.cause : thrown;
       if (attempt >= attempts || !retryable(error) || deadline.remainingMs() <= 0) throw error;
       await delay(Math.random() * 20 * attempt);
     }

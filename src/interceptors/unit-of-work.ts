@@ -9,7 +9,7 @@ import {
   type Entry,
   keys,
 } from "../context.ts";
-import type { Step } from "../database/driver.ts";
+import type { Step } from "../database/exchange.ts";
 import type { TenantPool } from "../database/pool.ts";
 import { inTransaction, ReadSession } from "../database/unit-of-work.ts";
 import { failureOf } from "../errors.ts";

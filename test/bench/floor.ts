@@ -8,7 +8,7 @@ import grpc from "@grpc/grpc-js";
 import pg from "pg";
 import { prepareValue } from "pg/lib/utils.js";
 import { v7 as uuid } from "uuid";
-import type { Step } from "../../src/database/driver.ts";
+import type { Step } from "../../src/database/exchange.ts";
 import { parserOf } from "../../src/database/types.ts";
 import { answers, type Row } from "./answers.ts";
 import { type Operation, operationOf, pathOf } from "./operations.ts";

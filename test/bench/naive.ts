@@ -11,7 +11,7 @@ import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { createPool, createSqlTag, type DatabasePool, type QuerySqlToken } from "slonik";
 import { v7 as uuid } from "uuid";
 import { z } from "zod";
-import type { Step } from "../../src/database/driver.ts";
+import type { Step } from "../../src/database/exchange.ts";
 import { OrgService } from "../../src/gen/roster/v1/org_service_pb.ts";
 import { TeamService } from "../../src/gen/roster/v1/team_service_pb.ts";
 import { UserService } from "../../src/gen/roster/v1/user_service_pb.ts";

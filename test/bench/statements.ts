@@ -4,7 +4,7 @@
  */
 import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import type { Message } from "@bufbuild/protobuf";
-import type { Step } from "../../src/database/driver.ts";
+import type { Step } from "../../src/database/exchange.ts";
 import type { Operation, Sender } from "./operations.ts";
 
 /** Where a value of a statement comes from. */
