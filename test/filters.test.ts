@@ -382,12 +382,12 @@ describe("INVALID_ARGUMENT", () => {
   test("for a star before the text outside an org", async () => {
     const { users: everyUser, orgs, audit } = harness.current.ops;
     for (const [list, position] of [
-      [everyUser.listUsers({ filter: 'name = "*son"' }), "8"],
-      [everyUser.listUsers({ filter: "labels.a = *x*" }), "12"],
-      [orgs.listOrgs({ filter: "slug = *x" }), "8"],
-      [audit.listAuditEntries({ filter: "changes.resource_id = *x" }), "23"],
+      [() => everyUser.listUsers({ filter: 'name = "*son"' }), "8"],
+      [() => everyUser.listUsers({ filter: "labels.a = *x*" }), "12"],
+      [() => orgs.listOrgs({ filter: "slug = *x" }), "8"],
+      [() => audit.listAuditEntries({ filter: "changes.resource_id = *x" }), "23"],
     ] as const)
-      expect(await refusal(list)).toMatchObject({ ...invalid, metadata: { position } });
+      expect(await refusal(list())).toMatchObject({ ...invalid, metadata: { position } });
   });
 
   test("for one of more than 2,000 characters", async () => {

@@ -89,8 +89,7 @@ const changesJoin = sql.fragment`
 const changing = (condition: FragmentSqlToken) => sql.fragment`
   exists (
     select from roster.audit_changes a
-    where a.entry_id = e.id and a.create_time = e.create_time
-      and (not a.copied or (select roster.current_org()) is not null) and ${condition})`;
+    where a.entry_id = e.id and a.create_time = e.create_time and ${condition})`;
 
 /** What filters can ask of an entry of `audit_entries e`. */
 const fields: Fields = {
