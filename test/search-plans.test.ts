@@ -77,8 +77,8 @@ const ofAll: Record<string, List> = {
 };
 
 type Case = [list: string, filter: string, orderBy: string];
-const few = "ab*";
-const many = "a*";
+const few = "mb*";
+const many = "m*";
 const casesInOrg: Case[] = [
   ...["ListUsers", "ListUsers FULL"].flatMap((list): Case[] => [
     [list, `name = "${many}"`, ""],
@@ -115,7 +115,7 @@ const casesOfAll: Case[] = [
     [list, "", "create_time desc"],
   ]),
   ["ListOrgs", `name = "${few}"`, ""],
-  ["ListOrgs", 'slug = "oab*"', ""],
+  ["ListOrgs", 'slug = "omb*"', ""],
   ["ListOrgs", "", "name desc"],
   ["ListOrgs", "", "slug"],
 ];
