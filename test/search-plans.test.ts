@@ -105,8 +105,8 @@ const casesInOrg: Case[] = [
 ];
 const casesOfAll: Case[] = [
   ...["ListUsers", "ListUsers FULL"].flatMap((list): Case[] => [
-    [list, `name = "${few}"`, ""],
-    [list, `email = "${few}"`, ""],
+    [list, `name = "${many}"`, ""],
+    [list, `email = "${many}"`, ""],
     [list, `email = "${many}" AND state = ACTIVE`, ""],
     [list, "state = ACTIVE", ""],
     [list, "", "name"],
@@ -114,8 +114,8 @@ const casesOfAll: Case[] = [
     [list, "", "email"],
     [list, "", "create_time desc"],
   ]),
-  ["ListOrgs", `name = "${few}"`, ""],
-  ["ListOrgs", 'slug = "omb*"', ""],
+  ["ListOrgs", `name = "${many}"`, ""],
+  ["ListOrgs", 'slug = "om*"', ""],
   ["ListOrgs", "", "name desc"],
   ["ListOrgs", "", "slug"],
 ];
@@ -137,7 +137,8 @@ const judge = async (list: List, filter: string, orderBy: string, depth: number)
 };
 
 describe("a chosen page costs the same at any depth and reads no more than it shows", () => {
-  const depthOf = (filter: string): number => (filter.includes("*") ? 10 : 900);
+  const depthOf = (filter: string): number =>
+    filter.includes("m*") ? 100 : filter.includes("*") ? 10 : 900;
 
   test.each(casesInOrg)("in a large org: %s of %j by %j", async (list, filter, orderBy) => {
     const sorts = filter.includes("*") && orderBy !== "";
