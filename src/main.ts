@@ -7,6 +7,7 @@ import { openPool } from "./database/pool.ts";
 import type { DeadlineLimits } from "./interceptors/deadline.ts";
 import { operatorsOnly, type Trust, Verifier } from "./interceptors/identity.ts";
 import { corridor } from "./interceptors/index.ts";
+import { startJobs } from "./jobs/index.ts";
 import { routes } from "./routes.ts";
 import { serveGrpc } from "./transport/grpc.ts";
 
@@ -69,13 +70,14 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
     }),
     mayReflect: options.openReflection ? undefined : operatorsOnly(verifier),
   });
+  const jobs = database.worker === undefined ? undefined : startJobs(database.worker, log);
   return {
     port: server.port,
     roundTrips: () => app.roundTrips.count + directory.roundTrips.count,
     stop: async () => {
       server.setServing(false);
       await server.stop(graceMs);
-      await Promise.all([app.end(), directory.end()]);
+      await Promise.all([app.end(), directory.end(), jobs?.stop()]);
     },
   };
 };
