@@ -108,6 +108,11 @@ const rules: Readonly<Record<Reason, Rule>> = {
     code: Code.Aborted,
     message: () => "lost against concurrent changes; try again",
   },
+  RETRY_WITHOUT_REQUEST_ID: {
+    code: Code.Aborted,
+    message: () =>
+      "an earlier try may have taken effect; see whether it did, and send a request_id with mutations",
+  },
   LAST_OWNER: unmet((m) => `no active owner would be left in org ${m.org_ids}`),
   ORG_HAS_CHILDREN: unmet(
     () => "the org has teams, or members beside its owners; delete with force",

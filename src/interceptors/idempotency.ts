@@ -10,9 +10,16 @@ import { fail } from "../errors.ts";
 import { answer, type Mutation, reading, type Sessions } from "./unit-of-work.ts";
 
 /**
+ * By which gRPC clients tell that their retry policy sends a call again.
+ * https://github.com/grpc/proposal/blob/master/A6-client-retries.md
+ */
+const retryHeader = "grpc-previous-rpc-attempts";
+
+/**
  * Answers a mutation that was sent again as it was answered the first time. The key is claimed in the mutation's own
  * transaction before its first change, and the answer is kept there as it commits: there is never one without
- * the other. Errors and rehearsals leave no key.
+ * the other. Errors and rehearsals leave no key. What a client sends again by itself without
+ * a key is refused, for it might be done twice.
  */
 export const idempotency =
   (sessions: Sessions): Interceptor =>
@@ -20,7 +27,11 @@ export const idempotency =
   (request) => {
     const { requestId = "", validateOnly = false } = request.message as Mutation;
     const reads = request.method.idempotency === Idempotency.NO_SIDE_EFFECTS;
-    if (reads || requestId === "" || validateOnly) return next(request);
+    if (reads || validateOnly) return next(request);
+    if (requestId === "") {
+      if (request.header.has(retryHeader)) throw fail("RETRY_WITHOUT_REQUEST_ID");
+      return next(request);
+    }
     return claimed(sessions, request as UnaryRequest, requestId, async () => {
       return (await next(request)) as UnaryResponse;
     });
