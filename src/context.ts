@@ -56,8 +56,8 @@ export interface Claim {
 
 /** What handlers need of the configuration. */
 export interface Settings {
-  /** Signs page tokens. */
-  readonly tokenSecret: KeyObject;
+  /** Seals page tokens. */
+  readonly pageKey: KeyObject;
   /** Days between a delete and its purge. */
   readonly purgeAfterDays: number;
 }
