@@ -2,7 +2,7 @@
 import type { Logger } from "pino";
 import { removeExpiredKeys } from "./expired-keys.ts";
 
-const everyMs = 60_000;
+const minuteMs = 60_000;
 
 /** Background work under way. */
 export interface Jobs {
@@ -15,8 +15,9 @@ export interface Jobs {
  * not all come at once, then every minute.
  *
  * @param url logs in as roster_worker
+ * @param everyMs milliseconds from the end of one round to the next
  */
-export const startJobs = (url: string, log: Logger): Jobs => {
+export const startJobs = (url: string, log: Logger, everyMs = minuteMs): Jobs => {
   let running = Promise.resolve();
   const run = async (): Promise<void> => {
     try {
@@ -24,7 +25,7 @@ export const startJobs = (url: string, log: Logger): Jobs => {
       if (removed > 0) log.debug({ removed }, "removed expired idempotency keys");
     } catch (error) {
       const { message, code } = error as Error & { code?: string };
-      // The next minute tries again.
+      // The next round tries again.
       log.warn({ code, error: message }, "background work failed");
     }
     wait(everyMs);
