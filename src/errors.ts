@@ -46,6 +46,11 @@ const absent = (type: string, key: string): Rule => ({
   message: (m) => `there is no ${type} ${m[key] ?? `with this ${m.field}`}`,
   resource: [type, key],
 });
+/** A fault in a text of the request, with its place and, where they can be listed, the right words. */
+const misread = invalid(({ field, position, token, rule, allowed }) => {
+  const place = `${field}: at character ${position}${token ? `, ${token}` : ""}`;
+  return `${place}: ${rule}${allowed ? `; there is ${allowed}` : ""}`;
+});
 const taken = (text: string): Rule => ({ code: Code.AlreadyExists, message: () => text });
 const unmet = (message: (m: Metadata) => string): Rule => ({
   code: Code.FailedPrecondition,
@@ -74,6 +79,8 @@ const rules: Readonly<Record<Reason, Rule>> = {
   PAGE_TOKEN_INVALID: invalid(
     () => "page_token: not valid for this request; start with the first page",
   ),
+  FILTER_INVALID: misread,
+  ORDER_BY_INVALID: misread,
   VALUE_TOO_LARGE: invalid((m) => `${m.field}: ${m.rule}`),
   ANSWER_TOO_LARGE: invalid(
     (m) => `${m.field}: the answer would exceed ${m.limit}; ask for fewer at once`,
@@ -248,6 +255,8 @@ export const constraints: Readonly<Record<string, readonly [Reason, Metadata] | 
     "FIELD_INVALID",
     { field: "expire_time", rule: "owners take no expire_time" },
   ],
+  org_member_keys_pkey: null,
+  org_member_keys_org_id_user_id_fkey: null,
   teams_pkey: null,
   teams_org_id_fkey: null,
   teams_org_id_parent_team_id_fkey: null,

@@ -12,6 +12,7 @@ import { profiles } from "./services/profiles.ts";
 import { teamMembers } from "./services/team-members.ts";
 import { teams } from "./services/teams.ts";
 import { userBatches } from "./services/user-batches.ts";
+import { userLists } from "./services/user-lists.ts";
 import { users } from "./services/users.ts";
 
 /** A service and what answers it. */
@@ -23,6 +24,7 @@ export interface Route {
 const userService = {
   ...users,
   ...userBatches,
+  ...userLists,
   ...profiles,
   ...userOrgs,
 } satisfies ServiceImpl<typeof UserService>;

@@ -1,50 +1,12 @@
 import { createHash, randomUUID } from "node:crypto";
 import pg from "pg";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { beforeAll, describe, expect, test } from "vitest";
 import { View } from "../src/gen/roster/v1/view_pb.ts";
+import { explain, faultsOf, nodesOf, nodesOfCall, plans, useTenTimes } from "./explained.ts";
 import { type Tenant, useHarness } from "./harness.ts";
 import { enter } from "./sessions.ts";
 
-/** A node of a plan as auto_explain writes it after the statement has run. */
-interface Node {
-  readonly "Node Type": string;
-  readonly "Relation Name"?: string;
-  readonly "Parent Relationship"?: string;
-  readonly "Actual Rows": number;
-  readonly "Actual Loops": number;
-  readonly "Rows Removed by Filter"?: number;
-  readonly Filter?: string;
-  readonly "Index Cond"?: string;
-  readonly "Join Filter"?: string;
-  readonly "One-Time Filter"?: string;
-  readonly Plans?: readonly Node[];
-}
-
-const plans: Node[] = [];
-// What PostgreSQL notes on a connection of the server.
-const { connect } = pg.Client.prototype;
-pg.Client.prototype.connect = function (this: pg.Client, ...callback: never) {
-  this.on("notice", ({ message = "" }) => {
-    if (/^duration: .* plan:/.test(message))
-      plans.push(JSON.parse(message.slice(message.indexOf("{"))).Plan);
-  });
-  return connect.apply(this, callback);
-} as typeof connect;
-afterAll(() => {
-  pg.Client.prototype.connect = connect;
-});
-
 const harness = useHarness({ poolSize: 1, pipeline: true });
-
-const explaining = {
-  session_preload_libraries: "auto_explain",
-  "auto_explain.log_min_duration": "0",
-  "auto_explain.log_analyze": "on",
-  "auto_explain.log_timing": "off",
-  "auto_explain.log_format": "json",
-  client_min_messages: "log",
-  log_min_messages: "fatal",
-};
 
 /**
  * Fills a database without triggers: an org of 20,000 with 5,000 teams, and a thousand others. One person is
@@ -98,10 +60,7 @@ let crewId: string;
 
 beforeAll(async () => {
   const { admin } = harness.current;
-  const { rows } = await admin.query("select current_database() as name");
-  for (const role of ["roster_app", "roster_directory"])
-    for (const [name, value] of Object.entries(explaining))
-      await admin.query(`alter role ${role} in database ${rows[0].name} set ${name} = ${value}`);
+  await explain(admin);
   const made = await harness.current.tenant();
   const { org } = await made.owner.orgs.getOrg({ orgId: made.orgId });
   tenant = { ...made, slug: org?.slug ?? "" };
@@ -117,51 +76,6 @@ const idOf = (what: string): string =>
     .update(what)
     .digest("hex")
     .replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
-
-const nodesOf = (plan: Node): readonly Node[] => [plan, ...(plan.Plans ?? []).flatMap(nodesOf)];
-
-/** The nodes by which a call reads tables. */
-const nodesOfCall = async (call: () => Promise<unknown>): Promise<readonly Node[]> => {
-  plans.length = 0;
-  await call();
-  const reading = plans.map(nodesOf).filter((nodes) => nodes.some((node) => node["Relation Name"]));
-  // Entering reads inside its function, whose plans are not noted.
-  expect(reading).toHaveLength(1);
-  return reading.flat();
-};
-
-/** After five uses PostgreSQL may plan a prepared statement once for all values. */
-const useTenTimes = async (call: () => Promise<unknown>): Promise<void> => {
-  for (let i = 0; i < 10; i++) await call();
-};
-
-/** Names what a hot query must not do. */
-const faultsOf = (nodes: readonly Node[], mostRows: number): string[] => {
-  const faults = nodes.flatMap((node) => {
-    const { "Node Type": type, "Relation Name": table = "" } = node;
-    const conditions = [
-      node.Filter,
-      node["Index Cond"],
-      node["Join Filter"],
-      node["One-Time Filter"],
-    ].join();
-    const read =
-      (node["Actual Rows"] + (node["Rows Removed by Filter"] ?? 0)) * node["Actual Loops"];
-    return [
-      // A month without rows has no page to read.
-      type === "Seq Scan" &&
-        read > 0 &&
-        /users|members|teams|profiles|orgs|slugs|audit/.test(table) &&
-        `${type} on ${table}`,
-      /hashed SubPlan/.test(conditions) && `hashed SubPlan on ${table}`,
-      /current_setting|roster\.(current_|is_platform|team_sight)/.test(conditions) &&
-        `not once: ${conditions}`,
-      read > mostRows && `${type} ${table} reads ${read} rows: ${conditions}`,
-    ];
-  });
-  if (!nodes.some((node) => node["Parent Relationship"] === "InitPlan")) faults.push("no InitPlan");
-  return faults.filter((fault) => typeof fault === "string");
-};
 
 type Page = { readonly nextPageToken: string };
 

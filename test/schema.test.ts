@@ -105,9 +105,9 @@ lint(
       else format('^%s_%s_%s$', r.table_name, array_to_string(r.columns, '_'), r.kind) end`),
 );
 
-// What a slug's row says, its org's row says too.
+// What a slug's row says, its org's row says too; and what a member's keys say, their user's.
 lint(
-  "each table is audited, but the log itself, slugs, idempotency keys and migrations",
+  "each table is audited, but the log itself, slugs, keys and migrations",
   {
     "drop trigger teams_audit_delete on roster.teams": "DELETE on teams",
     "alter table roster.users disable trigger users_audit_update": "UPDATE on users",
@@ -116,7 +116,8 @@ lint(
   query(`
     select format('%s on %s', op, t.name) as finding
     from ${tables}, unnest('{INSERT, UPDATE, DELETE}'::text[]) op
-    where t.name !~ '^audit_' and t.name not in ('org_slugs', 'idempotency_keys', 'schema_migrations')
+    where t.name !~ '^audit_'
+      and t.name not in ('org_slugs', 'org_member_keys', 'idempotency_keys', 'schema_migrations')
       and not exists (
       select from pg_trigger g
       where g.tgrelid = t.oid and g.tgfoid = 'roster.audit()'::regprocedure and g.tgenabled = 'O'

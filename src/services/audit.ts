@@ -2,11 +2,15 @@ import type { JsonObject } from "@bufbuild/protobuf";
 import type { ServiceImpl } from "@connectrpc/connect";
 import { z } from "zod";
 import { maybeOrgId, unitOfWork } from "../context.ts";
+import type { Page } from "../database/page.ts";
 import { type FragmentSqlToken, instant, maybeText, sql } from "../database/sql.ts";
 import { fail } from "../errors.ts";
 import { ActorKind, AuditOutcome, ChangeKind } from "../gen/roster/v1/audit_pb.ts";
 import type { AuditService } from "../gen/roster/v1/audit_service_pb.ts";
+import { conditionOf, type Fields, ofSome, oneOf, text, time } from "./conditions.ts";
+import { parseFilter } from "./filters.ts";
 import { pageOf } from "./requests.ts";
+import { orderOf } from "./selections.ts";
 
 /** Changes that one entry shows; `change_count` says how many there are. */
 const shownChanges = 100;
@@ -81,6 +85,48 @@ const changesJoin = sql.fragment`
       where a.entry_id = e.id and a.create_time = e.create_time
         and (not a.copied or (select roster.current_org()) is not null)) shown) c`;
 
+/** Holds for an entry that changed something for which a condition on `audit_changes a` holds. */
+const changing = (condition: FragmentSqlToken) => sql.fragment`
+  exists (
+    select from roster.audit_changes a
+    where a.entry_id = e.id and a.create_time = e.create_time
+      and (not a.copied or (select roster.current_org()) is not null) and ${condition})`;
+
+/** What filters can ask of an entry of `audit_entries e`. */
+const fields: Fields = {
+  "actor.subject": text(sql.fragment`e.subject`),
+  "actor.kind": oneOf(sql.fragment`e.kind`, ["USER", "SERVICE"]),
+  method: text(sql.fragment`e.method`),
+  outcome: oneOf(sql.fragment`e.outcome`, ["SUCCEEDED", "DENIED"]),
+  reason: text(sql.fragment`e.reason`),
+  correlation_id: text(sql.fragment`e.correlation_id`),
+  create_time: time(sql.fragment`e.create_time`),
+  "changes.resource_type": ofSome(text(sql.fragment`a.resource_type`), changing),
+  "changes.resource_id": ofSome(text(sql.fragment`a.resource_id`), changing),
+};
+
+type After = Page["after"];
+
+/** Which way a log is read, and what lies behind a cursor on that way. The time alone picks the months to look at. */
+const directions = {
+  newestFirst: {
+    way: sql.fragment`desc`,
+    behind: (after: After, id: FragmentSqlToken) =>
+      after === null
+        ? sql.fragment`true`
+        : sql.fragment`create_time <= ${after[0] ?? ""}::timestamptz
+            and (create_time, ${id}) < (${after[0] ?? ""}::timestamptz, ${after[1] ?? ""}::uuid)`,
+  },
+  oldestFirst: {
+    way: sql.fragment`asc`,
+    behind: (after: After, id: FragmentSqlToken) =>
+      after === null
+        ? sql.fragment`true`
+        : sql.fragment`create_time >= ${after[0] ?? ""}::timestamptz
+            and (create_time, ${id}) > (${after[0] ?? ""}::timestamptz, ${after[1] ?? ""}::uuid)`,
+  },
+};
+
 export const auditService = {
   async getAuditEntry({ auditEntryId }, context) {
     const org = maybeOrgId(context) ?? null;
@@ -98,33 +144,36 @@ export const auditService = {
   async listAuditEntries(request, context) {
     const page = pageOf(context, request);
     const org = maybeOrgId(context);
-    const [time, id] = page.after ?? [];
-    const olderThan = (idColumn: FragmentSqlToken) =>
-      time === undefined || id === undefined
-        ? sql.fragment`true`
-        : sql.fragment`create_time <= ${time}::timestamptz
-            and (create_time, ${idColumn}) < (${time}::timestamptz, ${id}::uuid)`;
-    const older = olderThan(sql.fragment`id`);
-    const newest = sql.fragment`order by create_time desc, id desc limit ${page.limit}`;
+    const filter = parseFilter(request.filter);
+    const holds = conditionOf(filter, request.filter, fields, org !== undefined);
+    const asked = orderOf(request.orderBy, { keys: {}, idOrder: "create_time" });
+    const { way, behind } = directions[asked && !asked.descending ? "oldestFirst" : "newestFirst"];
+    const limit = sql.fragment`limit ${page.limit}`;
     // An org's log holds its own entries and, of work across orgs, those that changed something of it.
     const entries =
       org === undefined
-        ? sql.fragment`select * from roster.audit_entries where ${older} ${newest}`
+        ? sql.fragment`
+            select e.* from roster.audit_entries e
+            where ${behind(page.after, sql.fragment`id`)} and ${holds}
+            order by create_time ${way}, id ${way} ${limit}`
         : sql.fragment`
-            (select * from roster.audit_entries where org_id = ${org} and ${older} ${newest})
+            (select e.* from roster.audit_entries e
+              where org_id = ${org} and ${behind(page.after, sql.fragment`id`)} and ${holds}
+              order by create_time ${way}, id ${way} ${limit})
             union all
-            (select across.* from (
+            (select e.* from (
                 select distinct create_time, entry_id from roster.audit_changes
-                where org_id = ${org} and apart and ${olderThan(sql.fragment`entry_id`)}
-                order by create_time desc, entry_id desc limit ${page.limit}) c
-              join roster.audit_entries across
-                on across.create_time = c.create_time and across.id = c.entry_id)
-            ${newest}`;
+                where org_id = ${org} and apart and ${behind(page.after, sql.fragment`entry_id`)}
+                order by create_time ${way}, entry_id ${way} ${filter ? sql.fragment`` : limit}) c
+              join roster.audit_entries e on e.create_time = c.create_time and e.id = c.entry_id
+              where ${holds}
+              order by e.create_time ${way}, e.id ${way} ${limit})
+            order by create_time ${way}, id ${way} ${limit}`;
     // Unprepared: a generic plan over partitions would sort the whole log for one page.
     const rows = await unitOfWork(context).many(
       sql.type(entryRow)`
         select ${entryColumns} from (${entries}) e ${changesJoin}
-        order by e.create_time desc, e.id desc`,
+        order by e.create_time ${way}, e.id ${way}`,
       { prepare: false },
     );
     const { items, nextPageToken } = page.finish(rows, (row) => [row.position, row.id], toEntry);

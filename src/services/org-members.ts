@@ -1,13 +1,16 @@
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { z } from "zod";
 import { orgId, unitOfWork } from "../context.ts";
+import type { Page } from "../database/page.ts";
 import { etag, formatInstant, type Instant, instant, maybeInstant, sql } from "../database/sql.ts";
 import { fail, fieldInside } from "../errors.ts";
 import { OrgMemberSchema, OrgMemberState } from "../gen/roster/v1/org_member_pb.ts";
 import type { OrgService } from "../gen/roster/v1/org_service_pb.ts";
 import { View } from "../gen/roster/v1/view_pb.ts";
+import { foldedText, oneOf, text, time } from "./conditions.ts";
 import { briefProfileColumns, briefProfileShape, profileJoin, toBriefProfile } from "./profiles.ts";
 import { changesOf, firstId, pageOf, required, versionOf } from "./requests.ts";
+import { type Choices, type Selection, selectionOf } from "./selections.ts";
 import { toUser, userColumns, userJoin, userShape } from "./users.ts";
 
 /** A membership as columns of `org_members m`. */
@@ -29,6 +32,9 @@ export const memberShape = {
 const memberRow = z.object(memberShape);
 const listedRow = z.object({ ...memberShape, live: z.boolean() });
 const fullRow = z.object({ ...memberShape, ...userShape, ...briefProfileShape });
+const placedListedRow = z.object({ ...listedRow.shape, position: z.string() });
+const placedFullRow = z.object({ ...fullRow.shape, position: z.string() });
+type Placed = z.output<typeof memberRow> & { readonly position?: string };
 
 export const toMember = (row: z.output<typeof memberRow>) => ({
   orgId: row.member_org_id,
@@ -40,6 +46,54 @@ export const toMember = (row: z.output<typeof memberRow>) => ({
   updateTime: row.member_update_time,
   etag: row.member_version,
 });
+
+/** What ListOrgMembers lets its callers choose. */
+const choices: Choices = {
+  fields: {
+    role: text(sql.fragment`m.role`),
+    state: oneOf(sql.fragment`m.state`, ["ACTIVE", "SUSPENDED"]),
+    join_time: time(sql.fragment`m.join_time`),
+    expire_time: time(sql.fragment`m.expire_time`),
+    update_time: time(sql.fragment`m.update_time`),
+    "user.name": foldedText(sql.fragment`k.name_key`),
+    "user.email": foldedText(sql.fragment`k.email_key`),
+  },
+  keys: {
+    join_time: {
+      column: sql.fragment`m.join_time`,
+      type: "timestamptz",
+      id: sql.fragment`m.user_id`,
+    },
+    "user.name": { column: sql.fragment`k.name_key`, type: "text" },
+    "user.email": { column: sql.fragment`k.email_key`, type: "text" },
+  },
+  idOrder: "user_id",
+  id: sql.fragment`k.user_id`,
+};
+
+/**
+ * A page of chosen memberships. The limits make each step from one table to the next a probe of a key; which table
+ * comes first is the one whose index has the order.
+ */
+const chosenMembers = (org: string, chosen: Selection, limit: Page["limit"]) => {
+  const tables =
+    chosen.key?.type === "timestamptz"
+      ? sql.fragment`
+          roster.org_members m
+          cross join lateral (
+            select * from roster.org_member_keys where org_id = ${org} and user_id = m.user_id limit 1) k
+          where m.org_id = ${org}`
+      : sql.fragment`
+          roster.org_member_keys k
+          cross join lateral (
+            select * from roster.org_members where org_id = ${org} and user_id = k.user_id limit 1) m
+          where k.org_id = ${org}`;
+  return sql.fragment`
+    select m.*, ${chosen.places}, ${chosen.position} as position from ${tables} and ${chosen.where}
+    order by ${chosen.order} limit ${limit}`;
+};
+
+const nothing = sql.fragment``;
 
 const noMember = (userId: string) => () => fail("ORG_MEMBER_NOT_FOUND", { user_id: userId });
 
@@ -95,35 +149,40 @@ export const orgMembers = {
 
   async listOrgMembers(request, context) {
     const page = pageOf(context, request);
+    const chosen = selectionOf(request, page, true, choices);
     const [after = firstId] = page.after ?? [];
     // The page comes first and the users are joined to it: a join in the page may sort the rest of the org.
-    const members = sql.fragment`
-      select * from roster.org_members
-      where org_id = ${orgId(context)} and user_id > ${after}::uuid
-      order by user_id limit ${page.limit}`;
+    const members = chosen
+      ? chosenMembers(orgId(context), chosen, page.limit)
+      : sql.fragment`
+          select * from roster.org_members
+          where org_id = ${orgId(context)} and user_id > ${after}::uuid
+          order by user_id limit ${page.limit}`;
+    const position = chosen ? sql.fragment`, m.position` : nothing;
+    const order = chosen?.placeOrder ?? sql.fragment`m.user_id`;
+    const options = { prepare: chosen === undefined };
+    const cursor = (row: Placed) =>
+      chosen?.cursor(row.position ?? "", row.member_user_id) ?? [row.member_user_id];
     if (request.view === View.FULL) {
-      const rows = await unitOfWork(context).many(sql.type(fullRow)`
-        select ${memberColumns}, ${userColumns}, ${briefProfileColumns}
+      const query = sql.type(chosen ? placedFullRow : fullRow)`
+        select ${memberColumns}, ${userColumns}, ${briefProfileColumns}${position}
         from (${members}) m join roster.users u on u.id = m.user_id ${userJoin} ${profileJoin}
-        order by m.user_id`);
-      const { items, nextPageToken } = page.finish(
-        rows,
-        (row) => [row.member_user_id],
-        (row) =>
-          row.user_delete_time
-            ? null
-            : { ...toMember(row), user: { ...toUser(row), profile: toBriefProfile(row) } },
+        order by ${order}`;
+      const rows = await unitOfWork(context).many(query, options);
+      const { items, nextPageToken } = page.finish(rows, cursor, (row) =>
+        row.user_delete_time
+          ? null
+          : { ...toMember(row), user: { ...toUser(row), profile: toBriefProfile(row) } },
       );
       return { members: items, nextPageToken };
     }
-    const rows = await unitOfWork(context).many(sql.type(listedRow)`
-      select ${memberColumns}, u.delete_time is null as live
+    const query = sql.type(chosen ? placedListedRow : listedRow)`
+      select ${memberColumns}, u.delete_time is null as live${position}
       from (${members}) m join roster.users u on u.id = m.user_id
-      order by m.user_id`);
-    const { items, nextPageToken } = page.finish(
-      rows,
-      (row) => [row.member_user_id],
-      (row) => (row.live ? toMember(row) : null),
+      order by ${order}`;
+    const rows = await unitOfWork(context).many(query, options);
+    const { items, nextPageToken } = page.finish(rows, cursor, (row) =>
+      row.live ? toMember(row) : null,
     );
     return { members: items, nextPageToken };
   },

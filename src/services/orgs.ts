@@ -7,6 +7,7 @@ import { fail } from "../errors.ts";
 import { OrgSchema, OrgState } from "../gen/roster/v1/org_pb.ts";
 import type { OrgService } from "../gen/roster/v1/org_service_pb.ts";
 import type { UserService } from "../gen/roster/v1/user_service_pb.ts";
+import { foldedText, labelsIn, oneOf, text, time } from "./conditions.ts";
 import { memberColumns, memberShape, toMember } from "./org-members.ts";
 import {
   changesOf,
@@ -21,6 +22,7 @@ import {
   sendable,
   versionOf,
 } from "./requests.ts";
+import { type Choices, selectionOf } from "./selections.ts";
 import { noUser } from "./users.ts";
 
 /** An org as columns of `orgs o`. */
@@ -44,6 +46,7 @@ export const orgShape = {
   org_version: etag,
 };
 const orgRow = z.object(orgShape);
+const placedRow = z.object({ ...orgShape, position: z.string() });
 /** An org and one membership of it. */
 const membershipRow = z.object({ ...orgShape, ...memberShape });
 
@@ -60,6 +63,26 @@ export const toOrg = (row: z.output<typeof orgRow>) => ({
   purgeTime: row.org_purge_time,
   etag: row.org_version,
 });
+
+/** What ListOrgs lets its callers choose. */
+const choices: Choices = {
+  fields: {
+    name: foldedText(sql.fragment`o.name_key`),
+    slug: text(sql.fragment`(o.slug collate "C")`),
+    state: oneOf(sql.fragment`o.state`, ["ACTIVE", "SUSPENDED"]),
+    external_id: text(sql.fragment`o.external_id`),
+    labels: labelsIn(sql.fragment`o.labels`),
+    create_time: time(sql.fragment`o.create_time`),
+    update_time: time(sql.fragment`o.update_time`),
+    delete_time: time(sql.fragment`o.delete_time`),
+  },
+  keys: {
+    name: { column: sql.fragment`o.name_key`, type: "text" },
+    slug: { column: sql.fragment`(o.slug collate "C")`, type: "text" },
+  },
+  idOrder: "create_time",
+  id: sql.fragment`o.id`,
+};
 
 /** Slugs that would read as part of a product rather than as a customer. */
 const reservedSlugs = new Set(
@@ -153,11 +176,23 @@ export const orgs = {
 
   async listOrgs(request, context) {
     const page = pageOf(context, request);
+    const chosen = selectionOf(request, page, false, choices);
     const [after = firstId] = page.after ?? [];
     const deleted = request.showDeleted && caller(context).platform;
+    const isShown = sql.fragment`(o.delete_time is null or ${deleted})`;
+    if (chosen) {
+      const query = sql.type(placedRow)`
+        select ${orgColumns}, ${chosen.position} as position from roster.orgs o
+        where ${isShown} and ${chosen.where}
+        order by ${chosen.order} limit ${page.limit}`;
+      const rows = await unitOfWork(context).many(query, { prepare: false });
+      const cursor = (row: z.output<typeof placedRow>) => chosen.cursor(row.position, row.org_id);
+      const { items, nextPageToken } = page.finish(rows, cursor, toOrg);
+      return { orgs: items, nextPageToken };
+    }
     const rows = await unitOfWork(context).many(sql.type(orgRow)`
       select ${orgColumns} from roster.orgs o
-      where (o.delete_time is null or ${deleted}) and o.id > ${after}::uuid
+      where ${isShown} and o.id > ${after}::uuid
       order by o.id limit ${page.limit}`);
     const { items, nextPageToken } = page.finish(rows, (row) => [row.org_id], toOrg);
     return { orgs: items, nextPageToken };

@@ -6,6 +6,7 @@ import { etag, instant, labels, maybeInstant, maybeText, sql } from "../database
 import { fail } from "../errors.ts";
 import { TeamSchema, TeamVisibility } from "../gen/roster/v1/team_pb.ts";
 import type { TeamService } from "../gen/roster/v1/team_service_pb.ts";
+import { foldedText, id, labelsIn, oneOf, text, time } from "./conditions.ts";
 import {
   changesOf,
   checkLabelCount,
@@ -19,6 +20,7 @@ import {
   sendable,
   versionOf,
 } from "./requests.ts";
+import { type Choices, selectionOf } from "./selections.ts";
 
 /** A team as columns of `teams t`. */
 export const teamColumns = sql.fragment`
@@ -43,6 +45,7 @@ export const teamShape = {
   team_version: etag,
 };
 const teamRow = z.object(teamShape);
+const placedRow = z.object({ ...teamShape, position: z.string() });
 
 export const toTeam = (row: z.output<typeof teamRow>) => ({
   id: row.team_id,
@@ -59,6 +62,23 @@ export const toTeam = (row: z.output<typeof teamRow>) => ({
   purgeTime: row.team_purge_time,
   etag: row.team_version,
 });
+
+/** What ListTeams lets its callers choose. */
+const choices: Choices = {
+  fields: {
+    name: foldedText(sql.fragment`t.name_key`),
+    type: text(sql.fragment`t.type`),
+    visibility: oneOf(sql.fragment`t.visibility`, ["VISIBLE", "SECRET"]),
+    parent_team_id: id(sql.fragment`t.parent_team_id`),
+    labels: labelsIn(sql.fragment`t.labels`),
+    create_time: time(sql.fragment`t.create_time`),
+    update_time: time(sql.fragment`t.update_time`),
+    delete_time: time(sql.fragment`t.delete_time`),
+  },
+  keys: { name: { column: sql.fragment`t.name_key`, type: "text" } },
+  idOrder: "create_time",
+  id: sql.fragment`t.id`,
+};
 
 /** Deleted teams are for who may delete teams. */
 const showsDeleted = sql.fragment`(select roster.team_sight()) = 'deleted'`;
@@ -124,12 +144,24 @@ export const teams = {
 
   async listTeams(request, context) {
     const page = pageOf(context, request);
+    const chosen = selectionOf(request, page, true, choices);
     const [after = firstId] = page.after ?? [];
+    const isShown = sql.fragment`
+      t.org_id = ${orgId(context)}
+      and (t.delete_time is null or (${request.showDeleted} and ${showsDeleted}))`;
+    if (chosen) {
+      const query = sql.type(placedRow)`
+        select ${teamColumns}, ${chosen.position} as position from roster.teams t
+        where ${isShown} and ${chosen.where}
+        order by ${chosen.order} limit ${page.limit}`;
+      const rows = await unitOfWork(context).many(query, { prepare: false });
+      const cursor = (row: z.output<typeof placedRow>) => chosen.cursor(row.position, row.team_id);
+      const { items, nextPageToken } = page.finish(rows, cursor, toTeam);
+      return { teams: items, nextPageToken };
+    }
     const rows = await unitOfWork(context).many(sql.type(teamRow)`
       select ${teamColumns} from roster.teams t
-      where t.org_id = ${orgId(context)}
-        and (t.delete_time is null or (${request.showDeleted} and ${showsDeleted}))
-        and t.id > ${after}::uuid
+      where ${isShown} and t.id > ${after}::uuid
       order by t.id limit ${page.limit}`);
     const { items, nextPageToken } = page.finish(rows, (row) => [row.team_id], toTeam);
     return { teams: items, nextPageToken };

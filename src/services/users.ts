@@ -1,7 +1,7 @@
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { v7 as uuid } from "uuid";
 import { z } from "zod";
-import { caller, maybeOrgId, orgId, settings, unitOfWork } from "../context.ts";
+import { caller, maybeOrgId, settings, unitOfWork } from "../context.ts";
 import {
   etag,
   type FragmentSqlToken,
@@ -28,12 +28,10 @@ import {
 import {
   changesOf,
   checkLabelCount,
-  firstId,
   inOrder,
   labelChange,
   nfc,
   orNull,
-  pageOf,
   required,
   sendable,
   settingsText,
@@ -66,9 +64,12 @@ export const userShape = {
   user_purge_time: maybeInstant,
   user_version: etag,
 };
-const userRow = z.object(userShape);
+export const userRow = z.object(userShape);
 /** A user with a profile of which lists leave the settings away. */
-const listedUserRow = z.object({ ...userShape, ...briefProfileShape });
+export const listedUserRow = z.object({ ...userShape, ...briefProfileShape });
+/** The same with their place in an order that the caller chose. */
+export const placedUserRow = z.object({ ...userShape, position: z.string() });
+export const placedListedUserRow = z.object({ ...listedUserRow.shape, position: z.string() });
 export const fullUserRow = z.object({ ...userShape, ...profileShape });
 
 export const toUser = (row: z.output<typeof userRow>) => ({
@@ -85,7 +86,7 @@ export const toUser = (row: z.output<typeof userRow>) => ({
   etag: row.user_version,
 });
 
-const toListedUser = (row: z.output<typeof userRow> | z.output<typeof listedUserRow>) =>
+export const toListedUser = (row: z.output<typeof userRow> | z.output<typeof listedUserRow>) =>
   "profile_id" in row ? { ...toUser(row), profile: toBriefProfile(row) } : toUser(row);
 
 export const toFullUser = (row: z.output<typeof fullUserRow>) => ({
@@ -148,7 +149,7 @@ const callerRow = z.object({ role: z.string(), permissions: z.array(z.string()) 
 
 type Users = Omit<
   ServiceImpl<typeof UserService>,
-  "batchCreateUsers" | "getProfile" | "updateProfile" | "listUserOrgs"
+  "batchCreateUsers" | "listUsers" | "getProfile" | "updateProfile" | "listUserOrgs"
 >;
 
 export const users = {
@@ -231,37 +232,6 @@ export const users = {
     const isLive = sql.fragment`${isAsked} and u.delete_time is null`;
     const missing = () => fail("USER_NOT_FOUND", { field });
     return { user: await userWhere(context, view, isLive, missing) };
-  },
-
-  async listUsers(request, context) {
-    const page = pageOf(context, request);
-    const [after = firstId] = page.after ?? [];
-    const deleted = request.showDeleted && caller(context).platform;
-    // The page comes first and what belongs to it is joined: a join in the page would be sorted whole.
-    const users =
-      maybeOrgId(context) === undefined
-        ? sql.fragment`(
-            select * from roster.users
-            where (delete_time is null or ${deleted}) and id > ${after}::uuid
-            order by id limit ${page.limit}) u`
-        : sql.fragment`(
-            select user_id as id from roster.org_members
-            where org_id = ${orgId(context)} and user_id > ${after}::uuid
-            order by user_id limit ${page.limit}) page
-            join roster.users u on u.id = page.id`;
-    const rows =
-      request.view === View.FULL
-        ? await unitOfWork(context).many(sql.type(listedUserRow)`
-            select ${userColumns}, ${briefProfileColumns} from ${users} ${userJoin} ${profileJoin}
-            order by u.id`)
-        : await unitOfWork(context).many(sql.type(userRow)`
-            select ${userColumns} from ${users} ${userJoin} order by u.id`);
-    const { items, nextPageToken } = page.finish<z.output<typeof userRow>, object>(
-      rows,
-      (row) => [row.user_id],
-      (row) => (row.user_delete_time && !deleted ? null : toListedUser(row)),
-    );
-    return { users: items, nextPageToken };
   },
 
   async updateUser({ user, updateMask }, context) {
