@@ -13,7 +13,7 @@ export interface Config {
   readonly poolSize: number;
   readonly pipeline: boolean;
   readonly identity: IdentityConfig | undefined;
-  /** Signs page tokens; undefined in development, where one is made and kept under `dataDir`. */
+  /** Seals page tokens; undefined in development, where one is made and kept under `dataDir`. */
   readonly tokenSecret: string | undefined;
   readonly purgeAfterDays: number;
   readonly dataDir: string;
@@ -25,6 +25,8 @@ export interface DatabaseUrls {
   readonly app: string;
   /** Logs in as roster_directory. */
   readonly directory: string;
+  /** Logs in as roster_worker; undefined: this process leaves the background work to others. */
+  readonly worker: string | undefined;
 }
 
 /** Whose tokens are accepted. */
@@ -93,6 +95,7 @@ const variables = {
   GRPC_ADDR: address,
   DATABASE_URL: postgresUrl.optional(),
   DIRECTORY_DATABASE_URL: postgresUrl.optional(),
+  WORKER_DATABASE_URL: postgresUrl.optional(),
   MIGRATION_DATABASE_URL: postgresUrl.optional(),
   POOL_SIZE: whole(1, 500),
   DATABASE_PIPELINE: z.enum(["on", "off"], "must be on or off"),
@@ -128,6 +131,7 @@ const defaults: Readonly<Record<string, string>> = {
 const secrets = [
   "DATABASE_URL",
   "DIRECTORY_DATABASE_URL",
+  "WORKER_DATABASE_URL",
   "MIGRATION_DATABASE_URL",
   "TOKEN_SECRET",
 ];
@@ -161,6 +165,11 @@ const faultsBetween = (v: Values, given: Given, production: boolean): string[] =
       given("DIRECTORY_DATABASE_URL") && !given("DATABASE_URL"),
       "DATABASE_URL",
       "must be set beside DIRECTORY_DATABASE_URL; it logs in as roster_app",
+    ],
+    [
+      given("WORKER_DATABASE_URL") && !given("DATABASE_URL"),
+      "DATABASE_URL",
+      "must be set beside WORKER_DATABASE_URL; it logs in as roster_app",
     ],
     [
       keys && !given("JWT_ISSUER"),
@@ -281,7 +290,11 @@ export const readConfig = (environment: NodeJS.ProcessEnv = process.env): Config
     grpc: v.GRPC_ADDR,
     database:
       v.DATABASE_URL && v.DIRECTORY_DATABASE_URL
-        ? { app: v.DATABASE_URL, directory: v.DIRECTORY_DATABASE_URL }
+        ? {
+            app: v.DATABASE_URL,
+            directory: v.DIRECTORY_DATABASE_URL,
+            worker: v.WORKER_DATABASE_URL,
+          }
         : undefined,
     migrationUrl: v.MIGRATION_DATABASE_URL,
     poolSize: v.POOL_SIZE,

@@ -1,6 +1,8 @@
 /** What the corridor leaves for those behind it. Accessors fail loudly when their interceptor did not run. */
 import type { KeyObject } from "node:crypto";
+import type { Message } from "@bufbuild/protobuf";
 import { type ContextKey, type ContextValues, createContextKey } from "@connectrpc/connect";
+import type { Step } from "./database/exchange.ts";
 import type { Deadline } from "./database/pool.ts";
 import type { UnitOfWork } from "./database/sql.ts";
 
@@ -46,10 +48,16 @@ export interface Entry {
   readonly correlationId: string;
 }
 
+/** How a mutation that may be sent again is claimed before it writes, and its answer kept as it commits. */
+export interface Claim {
+  readonly claiming: Step;
+  readonly storing: (answer: Message) => Step;
+}
+
 /** What handlers need of the configuration. */
 export interface Settings {
-  /** Signs page tokens. */
-  readonly tokenSecret: KeyObject;
+  /** Seals page tokens. */
+  readonly pageKey: KeyObject;
   /** Days between a delete and its purge. */
   readonly purgeAfterDays: number;
 }
@@ -65,6 +73,7 @@ export const keys = {
   correlationId: key<string>(),
   unitOfWork: key<UnitOfWork>(),
   entry: key<Entry>(),
+  claim: key<Claim>(),
   settings: key<Settings>(),
 };
 

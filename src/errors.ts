@@ -85,6 +85,9 @@ const rules: Readonly<Record<Reason, Rule>> = {
   ANSWER_TOO_LARGE: invalid(
     (m) => `${m.field}: the answer would exceed ${m.limit}; ask for fewer at once`,
   ),
+  REQUEST_ID_REUSED: invalid(
+    (m) => `${m.field}: was used for another request; make a new id for each new request`,
+  ),
   ETAG_MALFORMED: invalid(
     (m) => `${m.field}: must be an etag as the server sent it, with its quotes`,
   ),
@@ -111,6 +114,11 @@ const rules: Readonly<Record<Reason, Rule>> = {
   CONFLICT_RETRY: {
     code: Code.Aborted,
     message: () => "lost against concurrent changes; try again",
+  },
+  RETRY_WITHOUT_REQUEST_ID: {
+    code: Code.Aborted,
+    message: () =>
+      "an earlier try may have taken effect; see whether it did, and send a request_id with mutations",
   },
   LAST_OWNER: unmet((m) => `no active owner would be left in org ${m.org_ids}`),
   ORG_HAS_CHILDREN: unmet(
@@ -260,6 +268,7 @@ export const constraints: Readonly<Record<string, readonly [Reason, Metadata] | 
   team_members_role_check: null,
   team_members_org_id_team_id_fkey: null,
   team_members_org_id_user_id_fkey: ["ORG_MEMBER_NOT_FOUND", {}],
+  idempotency_keys_pkey: null,
   audit_entries_pkey: null,
   audit_entries_kind_check: null,
   audit_entries_outcome_check: null,
@@ -293,6 +302,9 @@ const ofDatabase = (error: DatabaseError): ConnectError | null => {
     return known ? fail(...known) : null;
   }
   switch (code) {
+    // The claim that goes ahead of every statement raises it, hence with no field of theirs.
+    case "RS003":
+      return fail("REQUEST_ID_REUSED", { field: "request_id" });
     case "40001":
     case "40P01":
       return fail("CONFLICT_RETRY");

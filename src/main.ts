@@ -1,12 +1,13 @@
 /** The whole process on one screen: database → corridor → port, and how it stops. */
-import { createSecretKey } from "node:crypto";
 import type { Logger } from "pino";
 import { type DatabaseUrls, directoryPoolSize } from "./config.ts";
 import { checkDatabase } from "./database/check.ts";
+import { pageKey } from "./database/page.ts";
 import { openPool } from "./database/pool.ts";
 import type { DeadlineLimits } from "./interceptors/deadline.ts";
 import { operatorsOnly, type Trust, Verifier } from "./interceptors/identity.ts";
 import { corridor } from "./interceptors/index.ts";
+import { startJobs } from "./jobs/index.ts";
 import { routes } from "./routes.ts";
 import { serveGrpc } from "./transport/grpc.ts";
 
@@ -17,7 +18,7 @@ export interface ServerOptions {
   readonly poolSize: number;
   readonly pipeline: boolean;
   readonly trust: Trust;
-  /** Signs page tokens; every process of a deployment has the same. */
+  /** Seals page tokens; every process of a deployment has the same. */
   readonly tokenSecret: string;
   readonly purgeAfterDays: number;
   /** Whether anyone who reaches the port may read the protos from it, or operators alone. */
@@ -65,17 +66,18 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
       deadlines: options.deadlines ?? usualDeadlines,
       verifier,
       sessions: { app, directory },
-      settings: { tokenSecret: createSecretKey(Buffer.from(tokenSecret)), purgeAfterDays },
+      settings: { pageKey: pageKey(tokenSecret), purgeAfterDays },
     }),
     mayReflect: options.openReflection ? undefined : operatorsOnly(verifier),
   });
+  const jobs = database.worker === undefined ? undefined : startJobs(database.worker, log);
   return {
     port: server.port,
     roundTrips: () => app.roundTrips.count + directory.roundTrips.count,
     stop: async () => {
       server.setServing(false);
       await server.stop(graceMs);
-      await Promise.all([app.end(), directory.end()]);
+      await Promise.all([app.end(), directory.end(), jobs?.stop()]);
     },
   };
 };

@@ -47,6 +47,7 @@ describe("config", () => {
       GRPC_ADDR: ["[::1]:4444", "set"],
       DATABASE_URL: ["postgres://roster_app:***@db/roster?sslmode=require&password=***", "set"],
       DIRECTORY_DATABASE_URL: ["postgres://roster_directory:***@db/roster", "set"],
+      WORKER_DATABASE_URL: ["–", "not set"],
       MIGRATION_DATABASE_URL: [
         "postgres://m:***@db/roster",
         `file ${env.MIGRATION_DATABASE_URL_FILE}`,

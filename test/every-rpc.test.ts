@@ -4,6 +4,10 @@ import { MethodOptions_IdempotencyLevel as Idempotency } from "@bufbuild/protobu
 import { beforeAll, describe, expect, test } from "vitest";
 import { type Callers, callersOf, refusal, tokenFor, useHarness } from "./harness.ts";
 import {
+  callersFor,
+  contentsOf,
+  entriesOf,
+  etagPath,
   heard,
   idPaths,
   makeWorld,
@@ -11,6 +15,7 @@ import {
   requestOf,
   samples,
   send,
+  serviceWith,
   told,
   type Way,
   type World,
@@ -41,58 +46,21 @@ beforeAll(async () => {
   ];
 });
 
-const services = new Map<string, Promise<Callers>>();
-
 /** A service with these permissions, pinned where an org is named. */
-const service = (scope: string, org = ""): Promise<Callers> => {
-  const key = `${scope} ${org}`;
-  const made = services.get(key) ?? harness.current.as("service:crm", { scope, org });
-  services.set(key, made);
-  return made;
-};
+const service = (scope: string, org = ""): Promise<Callers> =>
+  serviceWith(harness.current, scope, org);
 
 const reads = ways.filter(({ method }) => method.idempotency === Idempotency.NO_SIDE_EFFECTS);
 const firsts = ways.filter(({ name }) => methods.has(name));
 const mutations = ways.filter((way) => !reads.includes(way));
+const contents = (...without: string[]) => contentsOf(harness.current, ...without);
 const listed = (some: readonly Way[]) => some.map((way) => [way.name, way] as const);
 const having = (field: string, some: readonly Way[] = ways) =>
   listed(some.filter(({ method }) => method.input.fields.some(({ name }) => name === field)));
 
-/** Whoever the sample says sends it. */
-const callersFor = async ({ by, rule }: Way, world: World): Promise<Callers> => {
-  if (by === "platform") return harness.current.ops;
-  if (by === "service") return service(rule.permission);
-  return world[by];
-};
-
 /** A world that the sample may take apart. */
 const worldFor = async ({ name }: Way): Promise<World> =>
   name === "OrgService.DeleteOrg" ? makeWorld(harness.current) : home;
-
-/** Every row of every table, as one hash for each. */
-const contents = async (...without: string[]): Promise<unknown> => {
-  const { admin } = harness.current;
-  const { rows } = await admin.query<{ t: string }>(
-    `select oid::regclass::text as t from pg_class
-      where relnamespace = 'roster'::regnamespace and relkind in ('r', 'p') and not relispartition`,
-  );
-  expect(rows.length).toBeGreaterThan(8);
-  const hashes = rows
-    .filter(({ t }) => !without.includes(t))
-    .map(
-      ({ t }) =>
-        `select '${t}' as t, count(*), md5(string_agg(r::text, '' order by r::text)) from ${t} r`,
-    );
-  return (await admin.query(hashes.join(" union all "))).rows;
-};
-
-const entriesOf = async (correlationId: string): Promise<unknown[]> => {
-  const { rows } = await harness.current.admin.query(
-    "select method, outcome from roster.audit_entries where correlation_id = $1",
-    [correlationId],
-  );
-  return rows;
-};
 
 describe("Every RPC", () => {
   test("has a sample request", () => {
@@ -102,7 +70,11 @@ describe("Every RPC", () => {
 
   test.each(listed(ways))("%s answers its sample request", async (_name, way) => {
     const world = await worldFor(way);
-    await send(await callersFor(way, world), way.method, await requestOf(way, world));
+    await send(
+      await callersFor(harness.current, way, world),
+      way.method,
+      await requestOf(way, world),
+    );
   });
 
   test.each(listed(firsts))(
@@ -197,7 +169,13 @@ describe("Every id in every request", () => {
       const known = everywhere || way.name === "OrgService.AddOrgMember";
       const ids = [...(known ? [] : [foreign]), ...(deleted ? [deleted] : [])];
       const request = await requestOf(way, home);
-      const refused = await alike(way, await callersFor(way, home), request, path, ids);
+      const refused = await alike(
+        way,
+        await callersFor(harness.current, way, home),
+        request,
+        path,
+        ids,
+      );
       expect(refused.code).toBe("NotFound");
       if (everywhere) {
         const denied = await alike(way, home.member, request, path, [foreign]);
@@ -210,7 +188,9 @@ describe("Every id in every request", () => {
     "INVALID_ARGUMENT names it when it is malformed: %s",
     async (_name, way, path) => {
       const request = withField(way.method, await requestOf(way, home), path, "not-an-id");
-      const refused = await refusal(send(await callersFor(way, home), way.method, request));
+      const refused = await refusal(
+        send(await callersFor(harness.current, way, home), way.method, request),
+      );
       expect(refused).toMatchObject({ code: "InvalidArgument", fields: [path] });
     },
   );
@@ -220,7 +200,7 @@ describe("Every id in every request", () => {
     async (_name, way, path) => {
       const { foreign } = strangers(path);
       const request = withField(way.method, await requestOf(way, home), path, foreign);
-      const answer = await send(await callersFor(way, home), way.method, request);
+      const answer = await send(await callersFor(harness.current, way, home), way.method, request);
       expect(answer).not.toContain(foreign);
     },
   );
@@ -252,7 +232,7 @@ describe("Every list of ids", () => {
       const ids = [foreign, own, randomUUID(), deleted, own, foreign];
       const missing = ids.filter((id) => id !== own);
       const everywhere = way.by === "service";
-      const caller = await callersFor(way, home);
+      const caller = await callersFor(harness.current, way, home);
       for (const callers of everywhere && way.rule.own ? [caller, home.member] : [caller]) {
         const known = callers === caller && everywhere ? [own, foreign] : [own];
         const answer = await send(callers, way.method, withField(way.method, request, name, ids));
@@ -274,7 +254,7 @@ describe("Every list of ids", () => {
         [ids, name],
       ] as const) {
         const call = send(
-          await callersFor(way, home),
+          await callersFor(harness.current, way, home),
           way.method,
           withField(way.method, request, name, value),
         );
@@ -296,20 +276,20 @@ describe("Every update, list and etag", () => {
           "update_mask",
           updateMask,
         );
-        expect(await refusal(send(await callersFor(way, home), way.method, request))).toMatchObject(
-          {
-            code: "InvalidArgument",
-            reason: "UPDATE_MASK_INVALID",
-            fields: ["update_mask"],
-          },
-        );
+        expect(
+          await refusal(send(await callersFor(harness.current, way, home), way.method, request)),
+        ).toMatchObject({
+          code: "InvalidArgument",
+          reason: "UPDATE_MASK_INVALID",
+          fields: ["update_mask"],
+        });
       }
     },
   );
 
   test.each(having("page_size"))("INVALID_ARGUMENT for a bad page: %s", async (_name, way) => {
     const sample = await requestOf(way, home);
-    const callers = await callersFor(way, home);
+    const callers = await callersFor(harness.current, way, home);
     for (const [path, value, reason] of [
       ["page_size", -1, "FIELD_INVALID"],
       ["page_token", "garbage", "PAGE_TOKEN_INVALID"],
@@ -326,26 +306,23 @@ describe("Every read", () => {
   test.each(listed(reads))("writes nothing: %s", async (_name, way) => {
     const request = await requestOf(way, home);
     const before = await contents();
-    const callers = [await callersFor(way, home), home.owner, home.guest, home.outsider];
+    const callers = [
+      await callersFor(harness.current, way, home),
+      home.owner,
+      home.guest,
+      home.outsider,
+    ];
     for (const caller of callers) await heard(send(caller, way.method, request));
     expect(await contents()).toEqual(before);
   });
 });
 
 describe("Every mutation", () => {
-  const etagPath = ({ method }: Way): string | undefined => {
-    if (/^(Create|Add)/.test(method.name)) return undefined;
-    const holder = method.input.fields.find(({ message }) =>
-      message?.fields.some(({ name }) => name === "etag"),
-    );
-    return holder ? `${holder.name}.etag` : "etag";
-  };
-
   test.each(listed(mutations))(
     "leaves one audit entry, and none when it fails: %s",
     async (name, way) => {
       const world = await worldFor(way);
-      const callers = await callersFor(way, world);
+      const callers = await callersFor(harness.current, way, world);
       const request = await requestOf(way, world);
       const [first, second] = [randomUUID(), randomUUID()];
       const ask = (message: Message, id: string) =>
@@ -361,8 +338,8 @@ describe("Every mutation", () => {
       await ask(request, first);
       if (!path && !way.fault) await fail(request, "AlreadyExists");
       const method = `roster.v1.${name.split(" ")[0]?.replace(".", "/")}`;
-      expect(await entriesOf(first)).toEqual([{ method, outcome: "SUCCEEDED" }]);
-      expect(await entriesOf(second)).toEqual([]);
+      expect(await entriesOf(harness.current, first)).toEqual([{ method, outcome: "SUCCEEDED" }]);
+      expect(await entriesOf(harness.current, second)).toEqual([]);
     },
   );
 
@@ -373,7 +350,7 @@ describe("Every mutation", () => {
     const call = send(home.outsider, way.method, request, { "x-request-id": id });
     expect((await refusal(call)).code).toBe("PermissionDenied");
     expect(await contents("roster.audit_entries")).toEqual(before);
-    expect(await entriesOf(id)).toMatchObject([{ outcome: "DENIED" }]);
+    expect(await entriesOf(harness.current, id)).toMatchObject([{ outcome: "DENIED" }]);
   });
 });
 

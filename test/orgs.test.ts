@@ -216,6 +216,16 @@ describe("OrgService.UpdateOrg", () => {
     expect(everything).toMatchObject({ name: "All", externalId: "", labels: {} });
   });
 
+  test("keeps every label when many merge different ones at once", async () => {
+    const { owner, orgId: id } = await harness.current.tenant();
+    const names = Array.from({ length: 12 }, (_, i) => `k${i}`);
+    await Promise.all(
+      names.map((name) => owner.orgs.updateOrg({ org: { id, labels: { [name]: "1" } } })),
+    );
+    const { org } = await owner.orgs.getOrg({ orgId: id });
+    expect(Object.keys(org?.labels ?? {}).sort()).toEqual(names.sort());
+  });
+
   test("merges labels, and INVALID_ARGUMENT when that would leave more than 64", async () => {
     const { id } = await made({ labels: labelsUpTo(60) });
     const refused = await refusal(update({ id, labels: labelsUpTo(5, "n") }));

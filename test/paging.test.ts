@@ -258,6 +258,17 @@ describe("A page token", () => {
     expect((await pinned.users.listUsers({ orgId, pageToken, pageSize: 7 })).users).toHaveLength(3);
   });
 
+  test("does not show what it holds", async () => {
+    const { orgId, member } = await harness.current.tenant();
+    const { users, nextPageToken } = await member.users.listUsers({ orgId, pageSize: 1 });
+    const held = Buffer.from(nextPageToken, "base64url").toString("latin1");
+    expect(held.length).toBeGreaterThan(40);
+    expect(held).not.toContain(users[0]?.id.slice(0, 8));
+    // The same page twice has two tokens.
+    const again = await member.users.listUsers({ orgId, pageSize: 1 });
+    expect(again.nextPageToken).not.toBe(nextPageToken);
+  });
+
   test("says nothing to who may not list", async () => {
     const { orgId, guest } = await harness.current.tenant();
     const refused = await refusal(guest.users.listUsers({ orgId, pageToken: "x", pageSize: -1 }));

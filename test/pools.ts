@@ -6,7 +6,7 @@ import { flights } from "../src/database/driver.ts";
 import type { Step } from "../src/database/exchange.ts";
 import { type Deadline, openPool, type TenantPool } from "../src/database/pool.ts";
 import { type Query, sql, type UnitOfWork } from "../src/database/sql.ts";
-import { inTransaction, ReadSession } from "../src/database/unit-of-work.ts";
+import { type Around, inTransaction, ReadSession } from "../src/database/unit-of-work.ts";
 import type { Harness, Tenant } from "./harness.ts";
 
 /** A deadline so many milliseconds from now. */
@@ -85,15 +85,20 @@ export class Pools {
   /** A mutation by the org's owner, or by another user. */
   writing<T>(
     work: (unit: UnitOfWork) => Promise<T>,
-    { userId = this.tenant.ownerId, ms = 10_000, entry = randomUUID() } = {},
+    { userId = this.tenant.ownerId, ms = 10_000, entry = randomUUID(), rehearsal = false } = {},
   ): Promise<T> {
     const entering = (left: number) => enter(this.tenant.orgId, userId, entry, left);
-    return inTransaction(this.app, entering, within(ms), work);
+    return inTransaction(this.app, entering, within(ms), work, { rehearsal });
   }
 
   /** A mutation outside any org that makes this one. */
-  makingOrg<T>(id: string, work: (unit: UnitOfWork) => Promise<T>): Promise<T> {
-    return inTransaction(this.directory, (left) => enterDirectory(id, left), within(10_000), work);
+  makingOrg<T>(
+    id: string,
+    work: (unit: UnitOfWork) => Promise<T>,
+    around: Around<T> = {},
+  ): Promise<T> {
+    const entering = (left: number) => enterDirectory(id, left);
+    return inTransaction(this.directory, entering, within(10_000), work, around);
   }
 
   /** The same without a transaction around its statements. */

@@ -15,7 +15,8 @@ const routines = `(
 const grantee = "case g.grantee when 0 then 'public' else pg_get_userbyid(g.grantee) end";
 /** Whether table `t` is protected by the template of 001_foundation.sql. */
 const templated = `(
-  not t.partition and ${ofOrg} and t.name not in ('profiles', 'audit_entries', 'audit_changes'))`;
+  not t.partition and ${ofOrg} and 
+  t.name not in ('profiles', 'audit_entries', 'audit_changes', 'idempotency_keys'))`;
 
 lint(
   "row-level security is enabled and forced on each table and partition",
@@ -198,12 +199,19 @@ lint(
   },
   exactly(
     [
+      "claim_request to roster_app",
+      "claim_request to roster_directory",
       "enter to roster_app",
       "enter_directory to roster_directory",
       "lock_org to roster_app",
       "lock_owned_orgs to roster_directory",
       "make_partitions to roster_worker",
       "record_denial to roster_directory",
+      "remove_expired_keys to roster_worker",
+      "store_response to roster_app",
+      "store_response to roster_directory",
+      "stored_response to roster_app",
+      "stored_response to roster_directory",
       "team_role to roster_app",
     ],
     query(`

@@ -145,6 +145,17 @@ describe("UserService.UpdateProfile", () => {
     expect(gone?.settings).toEqual({ tags: ["a"], phone: { home: "+01" }, n: { deep: {} } });
   });
 
+  test("keeps every key when many merge different ones at once", async () => {
+    const { users } = harness.current.ops;
+    const userId = await harness.current.user();
+    const keys = Array.from({ length: 12 }, (_, i) => `k${i}`);
+    await Promise.all(
+      keys.map((key) => users.updateProfile({ profile: { userId, settings: { [key]: true } } })),
+    );
+    const { profile } = await users.getProfile({ userId });
+    expect(Object.keys(profile?.settings ?? {}).sort()).toEqual(keys.sort());
+  });
+
   test("INVALID_ARGUMENT for settings beyond 64 KiB, sent or merged, or beyond 20 levels", async () => {
     const userId = await harness.current.user();
     const { ops } = harness.current;

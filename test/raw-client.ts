@@ -64,8 +64,8 @@ type Method<Input extends DescMessage, Output extends DescMessage> = DescMethod 
 export class RawClient {
   readonly grpc: grpc.Client;
 
-  constructor(port: number) {
-    this.grpc = new grpc.Client(`127.0.0.1:${port}`, grpc.credentials.createInsecure());
+  constructor(port: number, options: grpc.ClientOptions = {}) {
+    this.grpc = new grpc.Client(`127.0.0.1:${port}`, grpc.credentials.createInsecure(), options);
   }
 
   close(): void {

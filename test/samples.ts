@@ -2,6 +2,7 @@
 import { randomUUID } from "node:crypto";
 import { create, type DescMethodUnary, getOption, type Message, toJson } from "@bufbuild/protobuf";
 import { createClient } from "@connectrpc/connect";
+import { expect } from "vitest";
 import { type Access, access } from "../src/gen/roster/v1/access_pb.ts";
 import { TeamRole } from "../src/gen/roster/v1/team_member_pb.ts";
 import { routes } from "../src/routes.ts";
@@ -330,7 +331,7 @@ const initOf = (message: Message | undefined): Record<string, unknown> => {
   return fields;
 };
 
-/** Paths of the fields that hold an id, in the request and in the resource within it. */
+/** Paths of the fields that hold the id of something, in the request and in the resource within it. */
 export const idPaths = ({ input }: DescMethodUnary): string[] =>
   input.fields.flatMap((field) =>
     field.message?.file.proto.package === "roster.v1"
@@ -341,7 +342,7 @@ export const idPaths = ({ input }: DescMethodUnary): string[] =>
   );
 
 const isId = ({ name, fieldKind }: { name: string; fieldKind: string }): boolean =>
-  fieldKind === "scalar" && /^(id|.*_id)$/.test(name) && name !== "external_id";
+  fieldKind === "scalar" && /^(id|.*_id)$/.test(name) && !/^(external|request)_id$/.test(name);
 
 /** All that a refusal tells, byte for byte. */
 const wholly = ({ code, message, error }: Refusal): string => {
@@ -363,4 +364,62 @@ export const heard = async (call: Promise<string>): Promise<string> => {
   } catch (error) {
     return wholly(await refusal(Promise.reject(error)));
   }
+};
+
+const services = new Map<string, Promise<Callers>>();
+
+/** A service with these permissions, pinned where an org is named. */
+export const serviceWith = (harness: Harness, scope: string, org = ""): Promise<Callers> => {
+  const key = `${harness.baseUrl} ${scope} ${org}`;
+  const made = services.get(key) ?? harness.as("service:crm", { scope, org });
+  services.set(key, made);
+  return made;
+};
+
+/** Whoever the sample says sends it. */
+export const callersFor = async (
+  harness: Harness,
+  { by, rule }: Way,
+  world: World,
+): Promise<Callers> => {
+  if (by === "platform") return harness.ops;
+  if (by === "service") return serviceWith(harness, rule.permission);
+  return world[by];
+};
+
+/** Every row of every table, as one hash for each. */
+export const contentsOf = async (
+  { admin }: Harness,
+  ...without: string[]
+): Promise<{ t: string }[]> => {
+  const { rows } = await admin.query<{ t: string }>(
+    `select oid::regclass::text as t from pg_class
+      where relnamespace = 'roster'::regnamespace and relkind in ('r', 'p') and not relispartition`,
+  );
+  expect(rows.length).toBeGreaterThan(8);
+  const hashes = rows
+    .filter(({ t }) => !without.includes(t))
+    .map(
+      ({ t }) =>
+        `select '${t}' as t, count(*), md5(string_agg(r::text, '' order by r::text)) from ${t} r`,
+    );
+  return (await admin.query(hashes.join(" union all "))).rows;
+};
+
+/** The audit entries of a call, by its correlation id. */
+export const entriesOf = async ({ admin }: Harness, correlationId: string): Promise<unknown[]> => {
+  const { rows } = await admin.query(
+    "select method, outcome from roster.audit_entries where correlation_id = $1",
+    [correlationId],
+  );
+  return rows;
+};
+
+/** Where the request holds an etag; what makes something new has none. */
+export const etagPath = ({ method }: Way): string | undefined => {
+  if (/^(Create|Add)/.test(method.name)) return undefined;
+  const holder = method.input.fields.find(({ message }) =>
+    message?.fields.some(({ name }) => name === "etag"),
+  );
+  return holder ? `${holder.name}.etag` : "etag";
 };

@@ -116,7 +116,9 @@ lint(
   query(`
     select format('%s on %s', op, t.name) as finding
     from ${tables}, unnest('{INSERT, UPDATE, DELETE}'::text[]) op
-    where t.name !~ '^audit_' and t.name not in ('org_slugs', 'org_member_keys', 'schema_migrations') and not exists (
+    where t.name !~ '^audit_'
+      and t.name not in ('org_slugs', 'org_member_keys', 'idempotency_keys', 'schema_migrations')
+      and not exists (
       select from pg_trigger g
       where g.tgrelid = t.oid and g.tgfoid = 'roster.audit()'::regprocedure and g.tgenabled = 'O'
         and pg_get_triggerdef(g.oid) ~ format('AFTER %s ON .* FOR EACH STATEMENT', op))`),

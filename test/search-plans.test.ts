@@ -24,7 +24,8 @@ const load = (orgId: string): string => `
     from generate_series(1, ${userCount}) n;
   insert into roster.users (id, email, name, external_id, labels)
     select id, ${letters("'mail' || n")} || '@example.com',
-      initcap(substr(${letters("'first' || n % 400")}, 1, 6)) || ' ' || initcap(substr(${letters("'last' || n")}, 1, 8)),
+      initcap(substr(${letters("'first' || n % 400")}, 1, 6)) || ' '
+        || initcap(substr(${letters("'last' || n")}, 1, 8)),
       'x' || n, jsonb_build_object('plan', case when n % 3 = 0 then 'pro' else 'free' end)
     from people;
   insert into roster.profiles (id, user_id) select md5('profile' || n)::uuid, id from people;

@@ -16,7 +16,10 @@ export interface Settled extends Tenant {
 export const settle = async (harness: Harness): Promise<Settled> => {
   const tenant = await harness.tenant();
   const { orgId, owner, memberId } = tenant;
-  const { team } = await owner.teams.createTeam({ team: { orgId, name: "Crew" } });
+  const { team } = await owner.teams.createTeam({
+    team: { orgId, name: "Crew" },
+    requestId: randomUUID(),
+  });
   const teamId = team?.id ?? "";
   const inner = await owner.teams.createTeam({
     team: { orgId, name: "Inner crew", parentTeamId: teamId },

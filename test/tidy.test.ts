@@ -23,7 +23,7 @@ const roomOf = (path: string): string => {
 
 /** Who may import whom. A file beside the named ones may be imported from within its own room. */
 const mayImport: Record<string, readonly string[]> = {
-  main: ["config", "transport", "database", "interceptors", "routes"],
+  main: ["config", "transport", "database", "interceptors", "jobs", "routes"],
   routes: ["gen", "services"],
   transport: ["routes", "context", "errors", "gen"],
   interceptors: ["gen", "context", "errors", "database"],

@@ -2,7 +2,7 @@ import { randomUUID } from "node:crypto";
 import { Code } from "@connectrpc/connect";
 import { describe, expect, test, vi } from "vitest";
 import { z } from "zod";
-import { sql } from "../src/database/sql.ts";
+import { sql, type UnitOfWork } from "../src/database/sql.ts";
 import { failureOf } from "../src/errors.ts";
 import { useHarness } from "./harness.ts";
 import { clean, failing, fresh, sleeping, usePools } from "./pools.ts";
@@ -25,6 +25,22 @@ describe.each([
     });
     expect(answer).toBe("done");
     expect([await pools.current.teams(one), await pools.current.teams(two)]).toEqual([1, 1]);
+  });
+
+  test("writes nothing when it is rehearsed, also when it sent nothing, and answers alike", async () => {
+    const [name, entry] = [randomUUID(), randomUUID()];
+    const { pid } = await pools.current.probe();
+    const rehearsed = { entry, rehearsal: true };
+    const work = (unit: UnitOfWork) => unit.many(pools.current.addTeam(name));
+    expect(await pools.current.writing(work, rehearsed)).toEqual([{ name }]);
+    await pools.current.writing(async () => {}, rehearsed);
+    expect(await pools.current.teams(name)).toBe(0);
+    const text = "select id from roster.audit_entries where id = $1";
+    expect((await harness.current.admin.query(text, [entry])).rows).toEqual([]);
+    const { outsiderId: userId } = pools.current.tenant;
+    const refused = pools.current.writing(async () => {}, { ...rehearsed, userId });
+    await expect(refused).rejects.toThrow("ORG_NOT_ALLOWED");
+    expect(await pools.current.probe()).toEqual({ pid, settings: clean });
   });
 
   test("leaves its audit entry also when it sent nothing", async () => {
@@ -81,7 +97,10 @@ describe.each([
 
   test("fails when its commit does", async () => {
     const id = randomUUID();
-    const ownerless = pools.current.makingOrg(id, (unit) => unit.many(addOrg(id)));
+    const making = (rehearsal: boolean) =>
+      pools.current.makingOrg(id, (unit) => unit.many(addOrg(id)), { rehearsal });
+    await expect(making(true)).rejects.toMatchObject({ message: "LAST_OWNER" });
+    const ownerless = making(false);
     await expect(ownerless).rejects.toMatchObject({ code: "RS001", message: "LAST_OWNER" });
     expect(await traces(id)).toBe(0);
   });

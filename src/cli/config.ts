@@ -48,7 +48,13 @@ const madeInDevelopment = (values: Values): Partial<Record<Setting["name"], stri
   const { issuer, audience, orgClaim } = developmentClaims;
   const database = `embedded PostgreSQL in ${folder}/postgres`;
   return {
-    ...(values.DATABASE_URL ? {} : { DATABASE_URL: database, DIRECTORY_DATABASE_URL: database }),
+    ...(values.DATABASE_URL
+      ? {}
+      : {
+          DATABASE_URL: database,
+          DIRECTORY_DATABASE_URL: database,
+          WORKER_DATABASE_URL: database,
+        }),
     ...(values.JWKS_URL || values.JWKS_FILE
       ? {}
       : {

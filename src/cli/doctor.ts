@@ -49,11 +49,13 @@ const configurationLines = ({ faults, values }: Inspection, named: boolean): rea
 
 /** The databases that the variables name, of which some may be missing. */
 const targetsOf = ({ values: v }: Inspection): readonly Target[] => {
-  const { DATABASE_URL, DIRECTORY_DATABASE_URL, MIGRATION_DATABASE_URL, POOL_SIZE } = v;
+  const { DATABASE_URL, DIRECTORY_DATABASE_URL, WORKER_DATABASE_URL, MIGRATION_DATABASE_URL } = v;
+  const { POOL_SIZE } = v;
   const directorySize = directoryPoolSize(POOL_SIZE);
   const named = [
     ["DATABASE_URL", DATABASE_URL, "roster_app", POOL_SIZE],
     ["DIRECTORY_DATABASE_URL", DIRECTORY_DATABASE_URL, "roster_directory", directorySize],
+    ["WORKER_DATABASE_URL", WORKER_DATABASE_URL, "roster_worker", 1],
     ["MIGRATION_DATABASE_URL", MIGRATION_DATABASE_URL, "roster_migrator", 1],
   ] as const;
   return named.flatMap(([name, url, role, poolSize]) =>
@@ -78,10 +80,11 @@ const developmentLines = async (inspection: Inspection): Promise<readonly Line[]
     ];
   }
   const { embedded, urls } = joined;
-  const { app, directory, migrator } = urls;
+  const { app, directory, worker, migrator } = urls;
   const embeddedUrls = {
     DATABASE_URL: app,
     DIRECTORY_DATABASE_URL: directory,
+    WORKER_DATABASE_URL: worker,
     MIGRATION_DATABASE_URL: values.MIGRATION_DATABASE_URL ?? migrator,
   };
   const targets = targetsOf({ ...inspection, values: { ...values, ...embeddedUrls } });

@@ -8,7 +8,7 @@ export class UnsafeDatabase extends Error {
 }
 
 /** Whom a connection URL must log in as. */
-export type LoginRole = "roster_app" | "roster_directory" | "roster_migrator";
+export type LoginRole = "roster_app" | "roster_directory" | "roster_worker" | "roster_migrator";
 
 /** What a check found, in words for whoever runs the deployment. */
 export interface Finding {

@@ -1,5 +1,13 @@
 /** Keyset pages: what a request asks for, and tokens that cannot be made, moved or misused by a caller. */
-import { createHmac, hash, type KeyObject, timingSafeEqual } from "node:crypto";
+import {
+  createCipheriv,
+  createDecipheriv,
+  createSecretKey,
+  hash,
+  hkdfSync,
+  type KeyObject,
+  randomBytes,
+} from "node:crypto";
 import { create, type DescMessage, type Message, toBinary } from "@bufbuild/protobuf";
 import type { FragmentSqlToken } from "slonik";
 import { sql } from "./tag.ts";
@@ -12,7 +20,8 @@ const maximumSize = 1_000;
  */
 const usualSizes = new Set([10, 20, 25, 50, 100, 200, 250, 500, maximumSize]);
 const lifetimeSeconds = 24 * 3600;
-const macBytes = 16;
+const cipher = "aes-256-gcm";
+const [nonceBytes, tagBytes] = [12, 16];
 /** What a page may weigh in bytes; the largest message the server sends is twice that. */
 const maximumWeight = 2 * 1024 * 1024;
 
@@ -23,7 +32,7 @@ export const heavy = new WeakSet<object>();
 
 /** What a page token is bound to beside the arguments. */
 export interface PageBinding {
-  /** A key object: Node would make one of bare bytes for each token, which takes longer than all else. */
+  /** What {@link pageKey} made. */
   readonly secret: KeyObject;
   readonly method: string;
   readonly subject: string;
@@ -89,32 +98,44 @@ export class Page {
     return { items, nextPageToken };
   }
 
-  private mac(payload: Buffer): Buffer {
-    return createHmac("sha256", this.secret)
-      .update(payload)
-      .update(`\n${this.binding}`)
-      .digest()
-      .subarray(0, macBytes);
-  }
-
+  /**
+   * A cursor holds what orders a row, such as a name, and the row that a page ends with may be one that the list
+   * leaves out: so a token is encrypted, not only signed.
+   */
   private seal(cursor: readonly string[]): string {
     const expires = Math.floor(Date.now() / 1000) + lifetimeSeconds;
-    const payload = Buffer.from(JSON.stringify([expires, ...cursor]));
-    return Buffer.concat([this.mac(payload), payload]).toString("base64url");
+    const nonce = randomBytes(nonceBytes);
+    const sealing = createCipheriv(cipher, this.secret, nonce).setAAD(Buffer.from(this.binding));
+    const text = JSON.stringify([expires, ...cursor]);
+    const parts = [nonce, sealing.update(text, "utf8"), sealing.final(), sealing.getAuthTag()];
+    return Buffer.concat(parts).toString("base64url");
   }
 
   private open(token: string, invalid: () => Error): readonly string[] {
     const bytes = Buffer.from(token, "base64url");
     // Node skips letters that are not base64url, and bits beyond the last byte.
-    if (bytes.toString("base64url") !== token) throw invalid();
-    const payload = bytes.subarray(macBytes);
-    const mac = bytes.subarray(0, macBytes);
-    if (mac.length < macBytes || !timingSafeEqual(mac, this.mac(payload))) throw invalid();
-    const [expires, ...cursor] = JSON.parse(payload.toString()) as [number, ...string[]];
+    if (bytes.toString("base64url") !== token || bytes.length < nonceBytes + tagBytes)
+      throw invalid();
+    const nonce = bytes.subarray(0, nonceBytes);
+    const opening = createDecipheriv(cipher, this.secret, nonce, { authTagLength: tagBytes })
+      .setAAD(Buffer.from(this.binding))
+      .setAuthTag(bytes.subarray(-tagBytes));
+    let text = opening.update(bytes.subarray(nonceBytes, -tagBytes), undefined, "utf8");
+    try {
+      text += opening.final("utf8");
+    } catch {
+      // It was made by another key or for another request, or was touched.
+      throw invalid();
+    }
+    const [expires, ...cursor] = JSON.parse(text) as [number, ...string[]];
     if (expires < Date.now() / 1000) throw invalid();
     return cursor;
   }
 }
+
+/** The key of all page tokens of a deployment. As an object: Node would make one of bare bytes for each token. */
+export const pageKey = (tokenSecret: string): KeyObject =>
+  createSecretKey(Buffer.from(hkdfSync("sha256", tokenSecret, "", "roster page tokens", 32)));
 
 /** Hardly less than the bytes of a message on the wire, without encoding it: names stand for tags and lengths. */
 export const weigh = (value: unknown): number => {

@@ -8,6 +8,7 @@ import { migrate } from "./migrate.ts";
 export interface Provisioned {
   readonly app: string;
   readonly directory: string;
+  readonly worker: string;
   readonly migrator: string;
   readonly admin: string;
   /** Migrations that were applied just now. */
@@ -42,6 +43,7 @@ export const urlsOf = (adminUrl: string, database: string): Omit<Provisioned, "a
   return {
     app: login("roster_app"),
     directory: login("roster_directory"),
+    worker: login("roster_worker"),
     migrator: login("roster_migrator"),
     admin: at(adminUrl, database),
   };

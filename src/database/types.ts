@@ -84,6 +84,7 @@ const textArray = (pg.types.getTypeParser as (oid: number) => (text: string) => 
 // Keys are the OIDs of pg_type, which are fixed for built-in types. int8 stays exact as a bigint.
 const parsers = new Map<number, (text: string) => unknown>([
   [16, (text) => text === "t"],
+  [17, (text) => Buffer.from(text.slice("\\x".length), "hex")],
   [20, BigInt],
   [21, Number],
   [23, Number],

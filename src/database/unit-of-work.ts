@@ -25,6 +25,7 @@ export interface DatabaseError extends Error {
 const attempts = 3;
 const nothing = sql.typeAlias("void")`select`;
 const committing = sql.typeAlias("void")`commit`;
+const checkingConstraints: Step = { text: "set constraints all immediate", values: [] };
 const rollingBack = sql.typeAlias("void")`rollback`;
 
 /** Serialization failures and deadlocks: the same work may succeed when it is done again. */
@@ -161,13 +162,17 @@ export class ReadSession extends Session {
 class WriteSession extends Session {
   private entered = false;
   private readonly connection: CommonQueryMethods;
-  private readonly entering: Entering;
+  private readonly opening: (timeoutMs: number) => readonly Step[];
   private readonly deadline: Deadline;
 
-  constructor(connection: CommonQueryMethods, entering: Entering, deadline: Deadline) {
+  constructor(
+    connection: CommonQueryMethods,
+    opening: (timeoutMs: number) => readonly Step[],
+    deadline: Deadline,
+  ) {
     super();
     this.connection = connection;
-    this.entering = entering;
+    this.opening = opening;
     this.deadline = deadline;
   }
 
@@ -178,24 +183,35 @@ class WriteSession extends Session {
     // Whoever asked has had their answer, so nothing more may happen.
     if (this.deadline.over || this.deadline.remainingMs() <= 0) throw new DeadlinePassed();
     const left = timeoutOf(this.deadline);
-    const before = this.entered ? [limiting(left)] : [begin, this.entering(left)];
-    this.entered = true;
+    const before = this.entered ? [limiting(left)] : this.open(left);
     return send(this.connection, { before, prepare }, query);
   }
 
-  async commit(): Promise<void> {
+  /** @param last goes before the commit, in its flush */
+  async commit(last: readonly Step[]): Promise<void> {
     if (this.deadline.over || this.deadline.remainingMs() <= 0) throw new DeadlinePassed();
-    if (this.entered) await send(this.connection, { before: [], prepare: true }, committing);
+    if (this.entered) await send(this.connection, { before: last, prepare: true }, committing);
     else
       await send(
         this.connection,
         {
-          before: [begin, this.entering(timeoutOf(this.deadline))],
+          before: [...this.open(timeoutOf(this.deadline)), ...last],
           after: [commit],
           prepare: true,
         },
         nothing,
       );
+  }
+
+  /** Has everything checked that a commit would check, and gives it up. */
+  async rehearse(): Promise<void> {
+    if (!this.entered) await this.many(nothing);
+    await send(this.connection, { before: [checkingConstraints], prepare: true }, rollingBack);
+  }
+
+  private open(timeoutMs: number): readonly Step[] {
+    this.entered = true;
+    return [begin, ...this.opening(timeoutMs)];
   }
 
   /** Ends the transaction if the connection is in one: a commit that failed may have ended it, or not begun. */
@@ -212,6 +228,16 @@ const limiting = (timeoutMs: number): Step => ({
 
 const timeoutOf = (deadline: Deadline): number => Math.max(1, Math.ceil(deadline.remainingMs()));
 
+/** What else happens in a mutation's transaction. */
+export interface Around<T> {
+  /** Goes behind entering, before all other work. */
+  readonly first?: Step | undefined;
+  /** Makes what goes before the commit, of what the work came to. */
+  readonly last?: ((value: T) => Step) | undefined;
+  /** The work is checked and given up. */
+  readonly rehearsal?: boolean;
+}
+
 /**
  * Runs a mutation as one transaction: committed when `work` returns, rolled back when it throws. A lost
  * race (40001, 40P01) runs it again, three times at most.
@@ -221,14 +247,20 @@ export const inTransaction = async <T>(
   entering: Entering,
   deadline: Deadline,
   work: (unit: UnitOfWork) => Promise<T>,
+  { first, last, rehearsal = false }: Around<T> = {},
 ): Promise<T> => {
+  const opening = (timeoutMs: number): Step[] => [
+    entering(timeoutMs),
+    ...(first === undefined ? [] : [first]),
+  ];
   for (let attempt = 1; ; attempt++) {
     try {
       return await borrow(pool, deadline, async (connection) => {
-        const session = new WriteSession(connection, entering, deadline);
+        const session = new WriteSession(connection, opening, deadline);
         try {
           const value = await work(session);
-          await session.commit();
+          if (rehearsal) await session.rehearse();
+          else await session.commit(last === undefined ? [] : [last(value)]);
           return value;
         } catch (error) {
           if (!(error instanceof Unanswered)) await session.rollback();

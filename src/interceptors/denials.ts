@@ -2,10 +2,9 @@ import { MethodOptions_IdempotencyLevel as Idempotency } from "@bufbuild/protobu
 import { Code, type ConnectError, type Interceptor, type UnaryRequest } from "@connectrpc/connect";
 import { v7 as uuid } from "uuid";
 import { callerOf, correlationIdOf, deadlineOf, keys } from "../context.ts";
-import { sql } from "../database/sql.ts";
-import { ReadSession } from "../database/unit-of-work.ts";
+import { inTransaction } from "../database/unit-of-work.ts";
 import { failureOf, reasonOf } from "../errors.ts";
-import type { Sessions } from "./unit-of-work.ts";
+import type { Mutation, Sessions } from "./unit-of-work.ts";
 
 /**
  * Notes a mutation that was refused to a known caller in the log of the caller's own org: in a transaction of
@@ -16,10 +15,10 @@ export const denials =
   (next) =>
   (request) => {
     if (request.method.idempotency === Idempotency.NO_SIDE_EFFECTS) return next(request);
-    return recording(sessions, request as UnaryRequest, () => next(request));
+    return watching(sessions, request as UnaryRequest, () => next(request));
   };
 
-const recording = async <T>(
+const watching = async <T>(
   sessions: Sessions,
   request: UnaryRequest,
   work: () => Promise<T>,
@@ -28,7 +27,9 @@ const recording = async <T>(
     return await work();
   } catch (error) {
     const failure = failureOf(error);
-    if (failure?.code === Code.PermissionDenied) await record(sessions, request, failure);
+    const { validateOnly } = request.message as Mutation;
+    if (failure?.code === Code.PermissionDenied && !validateOnly)
+      await record(sessions, request, failure);
     throw error;
   }
 };
@@ -39,7 +40,7 @@ const record = async (
   failure: ConnectError,
 ): Promise<void> => {
   const caller = callerOf(values);
-  const step = () => ({
+  const recording = () => ({
     text: "select roster.record_denial($1, $2, $3, $4, $5, $6, $7, $8, $9)",
     values: [
       values.get(keys.access)?.orgId ?? null,
@@ -53,5 +54,5 @@ const record = async (
       reasonOf(failure) ?? "",
     ],
   });
-  await new ReadSession(directory, step, deadlineOf(values)).many(sql.typeAlias("void")`select`);
+  await inTransaction(directory, recording, deadlineOf(values), async () => {});
 };

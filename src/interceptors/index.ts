@@ -7,6 +7,7 @@ import { audit } from "./audit.ts";
 import { type DeadlineLimits, deadline } from "./deadline.ts";
 import { denials } from "./denials.ts";
 import { errors } from "./errors.ts";
+import { idempotency } from "./idempotency.ts";
 import { identity, type Verifier } from "./identity.ts";
 import { telemetry } from "./telemetry.ts";
 import { type Sessions, unitOfWork } from "./unit-of-work.ts";
@@ -43,6 +44,8 @@ export const corridor = ({
   access(),
   // The shape of the message, before any SQL of the handler.
   validate(sessions),
+  // Claims what may be sent again, and answers a replay once the session that met it is rolled back.
+  idempotency(sessions),
   // One tenant-scoped session for the call.
   unitOfWork(sessions),
   // Names the entry of a mutation, which is written when the session opens.

@@ -1,5 +1,13 @@
+import { create, type DescMessage, type Message } from "@bufbuild/protobuf";
 import { MethodOptions_IdempotencyLevel as Idempotency } from "@bufbuild/protobuf/wkt";
-import { Code, type ContextValues, type Interceptor } from "@connectrpc/connect";
+import {
+  Code,
+  ConnectError,
+  type ContextValues,
+  type Interceptor,
+  type UnaryRequest,
+  type UnaryResponse,
+} from "@connectrpc/connect";
 import {
   type Access,
   accessOf,
@@ -11,6 +19,7 @@ import {
 } from "../context.ts";
 import type { Step } from "../database/exchange.ts";
 import type { TenantPool } from "../database/pool.ts";
+import type { UnitOfWork } from "../database/sql.ts";
 import { inTransaction, ReadSession } from "../database/unit-of-work.ts";
 import { failureOf } from "../errors.ts";
 
@@ -79,13 +88,33 @@ const entering = (
 const poolOf = ({ app, directory }: Sessions, { orgId }: Access): TenantPool =>
   orgId === undefined ? directory : app;
 
-/** Enters the call's tenant and does nothing there: throws what a caller who may not would get. */
-export const enterAlone = async (sessions: Sessions, values: ContextValues): Promise<void> => {
+/** A session that reads with the rights and in the place of this call. */
+export const reading = (sessions: Sessions, values: ContextValues): ReadSession => {
   const access = accessOf(values);
   const step = (timeoutMs: number): Step =>
     entering(callerOf(values), access, undefined, timeoutMs);
-  await new ReadSession(poolOf(sessions, access), step, deadlineOf(values)).enter();
+  return new ReadSession(poolOf(sessions, access), step, deadlineOf(values));
 };
+
+/** An answer that no handler made. */
+export const answer = (
+  { service, method }: UnaryRequest,
+  message: Message = create(method.output as DescMessage),
+): UnaryResponse => ({
+  stream: false,
+  service,
+  method,
+  header: new Headers(),
+  trailer: new Headers(),
+  message,
+});
+
+/** What the requests of mutations have in common; a field that an RPC lacks reads as undefined. */
+export interface Mutation {
+  readonly requestId?: string;
+  readonly validateOnly?: boolean;
+  readonly allowMissing?: boolean;
+}
 
 /**
  * Gives the call one tenant-scoped session: read-only for reads, one transaction for mutations. It opens with
@@ -111,13 +140,47 @@ export const unitOfWork =
         values.set(keys.unitOfWork, new ReadSession(pool, step, deadline));
         return await next(request);
       }
-      return await inTransaction(pool, step, deadline, (unit) => {
-        values.set(keys.unitOfWork, unit);
-        return next(request);
-      });
+      return await mutate(request as UnaryRequest, pool, step, next as Next);
     } catch (error) {
       const failure = failureOf(error);
-      if (!entered && failure?.code === Code.InvalidArgument) await enterAlone(sessions, values);
+      if (!entered && failure?.code === Code.InvalidArgument)
+        await reading(sessions, values).enter();
       throw error;
     }
   };
+
+type Next = (request: UnaryRequest) => Promise<UnaryResponse>;
+
+/** Runs a mutation. Where it may miss what it is to take away, that this is not there is an answer. */
+const mutate = async (
+  request: UnaryRequest,
+  pool: TenantPool,
+  step: (timeoutMs: number) => Step,
+  next: Next,
+): Promise<UnaryResponse> => {
+  const { contextValues: values } = request;
+  const { validateOnly, allowMissing } = request.message as Mutation;
+  const claim = values.get(keys.claim);
+  const mayMiss = (failure: ConnectError | null): boolean =>
+    allowMissing === true && failure?.code === Code.NotFound;
+  const work = async (unit: UnitOfWork): Promise<UnaryResponse> => {
+    values.set(keys.unitOfWork, unit);
+    try {
+      return await next(request);
+    } catch (error) {
+      // What the database raised has ended the transaction; what a handler found missing has not.
+      if (error instanceof ConnectError && mayMiss(error)) return answer(request);
+      throw error;
+    }
+  };
+  try {
+    return await inTransaction(pool, step, deadlineOf(values), work, {
+      first: claim?.claiming,
+      last: claim && (({ message }) => claim.storing(message)),
+      rehearsal: validateOnly === true,
+    });
+  } catch (error) {
+    if (mayMiss(failureOf(error))) return answer(request);
+    throw error;
+  }
+};

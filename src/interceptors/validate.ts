@@ -3,7 +3,7 @@ import { type Path, pathToString } from "@bufbuild/protobuf/reflect";
 import { createValidator, type Violation as RuleViolation } from "@bufbuild/protovalidate";
 import type { ContextValues, Interceptor } from "@connectrpc/connect";
 import { fail, type Violation } from "../errors.ts";
-import { enterAlone, type Sessions } from "./unit-of-work.ts";
+import { reading, type Sessions } from "./unit-of-work.ts";
 
 // The patterns of our protos mean the same to JavaScript as to RE2, and run many times faster there.
 const patterns = new Map<string, RegExp>();
@@ -50,7 +50,7 @@ const refuse = async (
     field: nameOf(field),
     rule: message,
   }));
-  await enterAlone(sessions, values);
+  await reading(sessions, values).enter();
   const [first] = violations;
   const reason = found[0]?.ruleId === "required" ? "FIELD_REQUIRED" : "FIELD_INVALID";
   throw fail(reason, { field: first?.field ?? "", rule: first?.rule ?? "" }, violations);

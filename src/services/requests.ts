@@ -33,7 +33,7 @@ export const pageOf = (context: HandlerContext, request: ListRequest): Page =>
     request,
     context.method.input,
     {
-      secret: settings(context).tokenSecret,
+      secret: settings(context).pageKey,
       method: context.method.name,
       subject: caller(context).subject,
       orgId: maybeOrgId(context) ?? "",

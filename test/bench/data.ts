@@ -81,6 +81,14 @@ export const teams = (ofOrgs: Range, count: number, number: string): string =>
    select ${idSql("org", "o")}, ${idSql("team", number)}, 'Team ' || t
    from ${numbers(ofOrgs, "o")} cross join ${numbers([0, count], "t")}`;
 
+/** What a trigger would have written beside the members. */
+const memberKeys = [
+  "truncate roster.org_member_keys",
+  `insert into roster.org_member_keys (org_id, user_id, name_key, email_key)
+   select m.org_id, m.user_id, u.name_key, u.email_key
+   from roster.org_members m join roster.users u on u.id = m.user_id`,
+];
+
 /**
  * Writes rows, and leaves the tables as a database that has had time to look after itself. Triggers and
  * foreign keys are off meanwhile: what they would check, the statements guarantee, and a benchmark needs no
@@ -90,7 +98,7 @@ export const teams = (ofOrgs: Range, count: number, number: string): string =>
  */
 export const write = async (admin: pg.Client, statements: readonly string[]): Promise<void> => {
   await admin.query("set session_replication_role = replica");
-  for (const statement of statements) await admin.query(statement);
+  for (const statement of [...statements, ...memberKeys]) await admin.query(statement);
   await admin.query("set session_replication_role = origin");
   await admin.query("vacuum (freeze, analyze)");
   await admin.query("checkpoint");

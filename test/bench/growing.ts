@@ -91,6 +91,10 @@ export const platformUsers: GrowingFamily = {
         })),
         items: 50,
       },
+      operation(UserService.method.lookupUser, (n) => ({
+        sender: undefined,
+        request: { key: { case: "email" as const, value: `user${spread(n, size)}@example.com` } },
+      })),
     ];
   },
 };

@@ -2,7 +2,7 @@
 import { writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { load, usual } from "./data.ts";
-import { type Budget, operationOf, operations } from "./operations.ts";
+import { type Budget, createdUser, operationOf, operations, repeatableUser } from "./operations.ts";
 import { idleMb, median, type Served, type SystemOptions, timeToImport } from "./process.ts";
 import { type Cost, openStand, type Stand } from "./stand.ts";
 
@@ -21,14 +21,20 @@ type System = (typeof systems)[number];
 /** One line of the result; null where a figure has no meaning. */
 interface ResultRow {
   readonly system: System;
-  /** An RPC, or what a process costs by itself: `Start`, `IdleMemory`, `LoadedMemory`. */
+  /**
+   * An RPC, or what a process costs by itself: `Start`, `IdleMemory`, `LoadedMemory`, or what a mutation costs
+   * with more or less around it: `Unaudited`, `Audited`, `AuditedWithRequestId`.
+   */
   readonly operation: string;
   readonly rps: number | null;
   readonly p50_ms: number | null;
   readonly p99_ms: number | null;
   readonly server_cpu_us: number | null;
   readonly postgres_cpu_us: number | null;
-  /** Server CPU against the floor's; of `Start`, the time until it serves against that of importing its packages. */
+  /**
+   * Server CPU against the floor's; of `Start`, the time until it serves against that of importing its packages; of
+   * `Audited` and `AuditedWithRequestId`, server and PostgreSQL CPU against those of `Unaudited`.
+   */
   readonly ratio: number | null;
   /** PostgreSQL CPU against the floor's. */
   readonly postgres_ratio: number | null;
@@ -186,6 +192,63 @@ const processRows = async (stand: Stand, roster: Served, rounds: number): Promis
   ];
 };
 
+/** The most that audit, and a `request_id` with it, may make of a mutation. */
+const maximumAudited = { Audited: 1.5, AuditedWithRequestId: 1.8 } as const;
+
+/** What audit and a `request_id` add to a CreateUser, against the same on a database that keeps no log. */
+const auditRows = async (
+  stand: Stand,
+  roster: Served,
+  { seconds, rounds }: { seconds: number; rounds: number },
+): Promise<ResultRow[]> => {
+  const { urls, admin } = await stand.addDatabase("roster_bench_unaudited");
+  await load(admin, usual);
+  await admin.query(unaudited);
+  const bare = await stand.serveRoster(urls);
+  const kinds = [
+    ["Unaudited", bare, createdUser],
+    ["Audited", roster, createdUser],
+    ["AuditedWithRequestId", roster, repeatableUser.name],
+  ] as const;
+  const costs = new Map<string, Cost[]>(kinds.map(([kind]) => [kind, []]));
+  for (const [, served, name] of kinds) await stand.measure(served, name, warmUpSeconds);
+  for (let round = 0; round < rounds; round++) {
+    for (const i of kinds.keys()) {
+      const [kind, served, name] = kinds[(i + round) % kinds.length] as (typeof kinds)[number];
+      costs.get(kind)?.push(await stand.measure(served, name, seconds));
+    }
+  }
+  return kinds.map(([kind]): ResultRow => {
+    const own = costs.get(kind) ?? [];
+    const middle = (of: (cost: Cost) => number): number => median(own.map(of));
+    const least = costs.get("Unaudited") ?? [];
+    const ratio = median(own.map((cost, i) => total(cost) / total(least[i] as Cost)));
+    const most = kind === "Unaudited" ? undefined : maximumAudited[kind];
+    return {
+      system: "roster",
+      operation: kind,
+      rps: middle(({ rps }) => rps),
+      p50_ms: middle(({ p50Ms }) => p50Ms),
+      p99_ms: middle(({ p99Ms }) => p99Ms),
+      server_cpu_us: middle(({ serverUs }) => serverUs),
+      postgres_cpu_us: middle(({ postgresUs }) => postgresUs),
+      ratio,
+      postgres_ratio: null,
+      naive_ratio: null,
+      budget: most === undefined ? null : `${ratio.toFixed(2)} ≤ ${most} × CreateUser unaudited`,
+      met: most === undefined ? null : ratio <= most,
+    };
+  });
+};
+
+/** Takes audit off a database: no entry, no change, and what is left of the function that writes entries. */
+const unaudited = `
+  alter table roster.users disable trigger users_audit_insert;
+  alter table roster.profiles disable trigger profiles_audit_insert;
+  create or replace function roster.write_entry(
+    org uuid, entry uuid, actor uuid, subject text, on_behalf_of text[], method text, correlation_id text
+  ) returns void language plpgsql volatile set search_path = '' as $$ begin end $$`;
+
 const usage = (fault: string): never => {
   process.stderr.write(`${fault}\n\n${help}\n`);
   process.exit(2);
@@ -244,7 +307,10 @@ try {
     for (const row of made) say(lineOf(cellsOf(row)));
   }
   if (all) {
-    const made = await processRows(stand, served.roster, Math.min(rounds, 5));
+    const made = [
+      ...(await auditRows(stand, served.roster, { seconds, rounds })),
+      ...(await processRows(stand, served.roster, Math.min(rounds, 5))),
+    ];
     rows.push(...made);
     for (const row of made) say(lineOf(cellsOf(row)));
   }

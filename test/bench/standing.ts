@@ -57,6 +57,20 @@ export const depth: StandingFamily = {
           sender: user(1),
           request: { orgId: org(0), ...page },
         })),
+      (page: Page) => ({
+        ...operation(TeamService.method.listTeams, () => ({
+          sender: user(1),
+          request: { orgId: org(0), filter: 'type = "team" AND visibility = "VISIBLE"', ...page },
+        })),
+        name: "ListTeams with a filter",
+      }),
+      (page: Page) => ({
+        ...operation(OrgService.method.listOrgMembers, () => ({
+          sender: user(1),
+          request: { orgId: org(0), filter: 'user.name = "user*"', ...page },
+        })),
+        name: "ListOrgMembers by a prefix",
+      }),
     ];
     return Promise.all(
       lists.map(async (list) => {

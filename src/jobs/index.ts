@@ -1,0 +1,49 @@
+/** What runs without a caller, beside the server, in every process that may log in as roster_worker. */
+import type { Logger } from "pino";
+import { removeExpiredKeys } from "./expired-keys.ts";
+
+const minuteMs = 60_000;
+
+/** Background work under way. */
+export interface Jobs {
+  /** Starts nothing more and waits for what runs. */
+  stop(): Promise<void>;
+}
+
+/**
+ * Starts the background work: first at some moment of the first minute, so that processes which start together do
+ * not all come at once, then every minute.
+ *
+ * @param url logs in as roster_worker
+ * @param everyMs milliseconds from the end of one round to the next
+ */
+export const startJobs = (url: string, log: Logger, everyMs = minuteMs): Jobs => {
+  let running = Promise.resolve();
+  const run = async (): Promise<void> => {
+    try {
+      const removed = await removeExpiredKeys(url);
+      if (removed > 0) log.debug({ removed }, "removed expired idempotency keys");
+    } catch (error) {
+      const { message, code } = error as Error & { code?: string };
+      // The next round tries again.
+      log.warn({ code, error: message }, "background work failed");
+    }
+    wait(everyMs);
+  };
+  let timer: NodeJS.Timeout;
+  const wait = (ms: number): void => {
+    timer = setTimeout(() => {
+      running = run();
+    }, ms);
+    timer.unref();
+  };
+  wait(Math.random() * everyMs);
+  return {
+    stop: async () => {
+      clearTimeout(timer);
+      await running;
+      // What ran has set it again.
+      clearTimeout(timer);
+    },
+  };
+};

@@ -1,0 +1,48 @@
+import { randomUUID } from "node:crypto";
+import { setTimeout } from "node:timers/promises";
+import pino from "pino";
+import { describe, expect, onTestFinished, test } from "vitest";
+import { startJobs } from "../src/jobs/index.ts";
+import { useHarness } from "./harness.ts";
+import { asAdmin } from "./sessions.ts";
+
+const harness = useHarness();
+
+/** A mutation's key that has expired, and how to ask whether it is still there. */
+const expiredKey = async (): Promise<() => Promise<boolean>> => {
+  const requestId = randomUUID();
+  const user = { email: `${requestId}@example.com`, name: "Some One" };
+  await harness.current.ops.users.createUser({ user, requestId });
+  const expire = "update roster.idempotency_keys set expire_time = now() where request_id = $1";
+  await asAdmin(harness.current, expire, [requestId]);
+  const find = "select from roster.idempotency_keys where request_id = $1";
+  return async () => (await harness.current.admin.query(find, [requestId])).rowCount === 1;
+};
+
+/** Starts the background work in short rounds, and keeps what it logs. */
+const started = (url: string) => {
+  const lines: Record<string, unknown>[] = [];
+  const log = pino({ level: "debug" }, { write: (line) => void lines.push(JSON.parse(line)) });
+  const jobs = startJobs(url, log, 20);
+  onTestFinished(() => jobs.stop());
+  return { jobs, lines };
+};
+
+describe("The background work", () => {
+  test("removes expired keys, round by round, until it is stopped", async () => {
+    const { jobs, lines } = started(harness.current.urls.worker);
+    for (let i = 0; i < 2; i++) await expect.poll(await expiredKey()).toBe(false);
+    await jobs.stop();
+    expect(lines).toMatchObject([{ removed: 1 }, { removed: 1 }]);
+    const left = await expiredKey();
+    await setTimeout(200);
+    expect(await left()).toBe(true);
+  });
+
+  test("warns when the database is away, and tries again", async () => {
+    const { lines } = started("postgres://roster_worker:secret@127.0.0.1:1/roster");
+    await expect.poll(() => lines.length).toBeGreaterThan(1);
+    expect(lines[0]).toMatchObject({ level: 40, code: "ECONNREFUSED" });
+    expect(JSON.stringify(lines)).not.toContain("secret");
+  });
+});
