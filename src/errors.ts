@@ -125,6 +125,8 @@ const rules: Readonly<Record<Reason, Rule>> = {
     () => "the org has teams, or members beside its owners; delete with force",
   ),
   TEAM_HAS_CHILDREN: unmet(() => "the team has sub-teams; delete with force"),
+  TEAM_PARENT_DELETED: unmet((m) => `the team lies under the deleted team ${m.team_id}`),
+  NOT_DELETED: taken("this is not deleted"),
   ORG_SUSPENDED: unmet(() => "the org is suspended"),
   TEAM_TOO_DEEP: unmet((m) => `teams nest at most ${m.depth} deep`),
   OWNER_INACTIVE: unmet(() => "an owner must be an active user with an active membership"),

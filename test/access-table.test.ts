@@ -12,7 +12,7 @@ const harness = useHarness();
  *   ●  may                      –  PERMISSION_MISSING
  *   x  ORG_NOT_ALLOWED          ≤  ROLE_NOT_GRANTABLE, may with the permissions of the role at hand
  *   ?  ORG_REQUIRED             ∅  NOT_FOUND, since nothing of it is theirs to see
- *   .  does not apply
+ *   !  ORG_SUSPENDED            .  does not apply
  *
  * g, m: guest and member without a role in a team; g:T, m:T and g:M, m:M: who are member and maintainer of it.
  * self: a guest who names themself. pin, free: a service whose scope is the permission, with and without org
@@ -34,6 +34,9 @@ UserService.ListUsers outside       users.get       – –   –   – –   �
 UserService.UpdateUser              users.update    – –   –   – –   –   –     –     ●    –   ●    –    –   –    ●
 UserService.UpdateUser email        users.update    – –   –   – –   –   –     –     –    –   ●    –    –   –    ●
 UserService.DeleteUser              roster.platform – –   –   – –   –   –     –     .    –   .    –    –   –    ●
+UserService.UndeleteUser            roster.platform – –   –   – –   –   –     –     .    –   .    –    –   –    ●
+UserService.SuspendUser             roster.platform – –   –   – –   –   –     –     .    –   .    –    –   –    ●
+UserService.ReactivateUser          roster.platform – –   –   – –   –   –     –     .    –   .    –    –   –    ●
 UserService.GetProfile              members.get     – –   –   ● ●   ●   ●     ●     ●    ●   ●    –    x   x    ●
 UserService.GetProfile outside      users.get       – –   –   – –   –   –     –     ●    .   ●    –    .   –    ●
 UserService.UpdateProfile           members.update  – –   –   – –   –   ●     ●     ●    ●   ●    –    x   x    ●
@@ -46,6 +49,9 @@ OrgService.LookupOrg                orgs.get        ● ●   ●   ● ●   �
 OrgService.ListOrgs                 orgs.get        – –   –   – –   –   –     –     .    –   ●    –    –   –    ●
 OrgService.UpdateOrg                org.update      – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●
 OrgService.DeleteOrg                org.delete      – –   –   – –   –   –     ●     .    –   –    –    x   x    ●
+OrgService.UndeleteOrg              roster.platform x x   x   x x   x   x     x     .    x   .    ∅    x   x    ●
+OrgService.SuspendOrg               roster.platform x x   x   x x   x   x     x     .    x   .    –    x   x    ●
+OrgService.ReactivateOrg            roster.platform x x   x   x x   x   x     x     .    x   .    !    x   x    ●
 OrgService.AddOrgMember             members.add     – –   –   – –   –   ●     ●     .    ≤   ≤    –    x   x    ●
 OrgService.GetOrgMember             members.get     – –   –   ● ●   ●   ●     ●     ●    ●   ●    –    x   x    ●
 OrgService.ListOrgMembers           members.get     – –   –   ● ●   ●   ●     ●     .    ●   ●    –    x   x    ●
@@ -57,6 +63,7 @@ TeamService.BatchGetTeams           teams.get       ● ●   ●   ● ●   �
 TeamService.ListTeams               teams.get       ● ●   ●   ● ●   ●   ●     ●     .    ●   ●    –    x   x    ●
 TeamService.UpdateTeam              teams.update    – –   ●   – –   ●   ●     ●     .    ●   ●    –    x   x    ●
 TeamService.DeleteTeam              teams.delete    – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●
+TeamService.UndeleteTeam            teams.delete    – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●
 TeamService.AddTeamMember           teams.update    – –   ●   – –   ●   ●     ●     .    ●   ●    –    x   x    ●
 TeamService.GetTeamMember           teams.get       – ●   ●   ● ●   ●   ●     ●     .    ●   ●    –    x   x    ●
 TeamService.ListTeamMembers         teams.get       – ●   ●   ● ●   ●   ●     ●     .    ●   ●    –    x   x    ●
@@ -139,6 +146,7 @@ const refusals: Record<string, object> = {
   "≤": { code: "PermissionDenied", reason: "ROLE_NOT_GRANTABLE" },
   "?": { code: "InvalidArgument", reason: "ORG_REQUIRED" },
   "∅": { code: "NotFound" },
+  "!": { code: "FailedPrecondition", reason: "ORG_SUSPENDED" },
 };
 
 describe("The access table", () => {

@@ -82,6 +82,16 @@ const emailOf = async ({ ops }: Harness, userId: string): Promise<string> =>
 const slugOf = async ({ ops }: Harness, orgId: string): Promise<string> =>
   (await ops.orgs.getOrg({ orgId })).org?.slug ?? "";
 
+/** An org of nobody else, which may be closed. */
+const newOrg = async (harness: Harness): Promise<string> => {
+  const ownerUserId = await harness.user();
+  const { org } = await harness.ops.orgs.createOrg({
+    org: { name: "New", slug: slug() },
+    ownerUserId,
+  });
+  return org?.id ?? "";
+};
+
 /** By `Service.Method`; a second way to call the same RPC has a word behind it. */
 export const samples: Readonly<Record<string, Sample>> = {
   "UserService.GetCaller": { by: "member", request: ({ orgId }) => ({ orgId }) },
@@ -137,6 +147,26 @@ export const samples: Readonly<Record<string, Sample>> = {
     by: "platform",
     request: async ({ harness }) => ({ userId: await harness.user() }),
   },
+  "UserService.UndeleteUser": {
+    by: "platform",
+    request: async ({ harness }) => {
+      const userId = await harness.user();
+      await harness.ops.users.deleteUser({ userId });
+      return { userId };
+    },
+  },
+  "UserService.SuspendUser": {
+    by: "platform",
+    request: async ({ harness }) => ({ userId: await harness.user() }),
+  },
+  "UserService.ReactivateUser": {
+    by: "platform",
+    request: async ({ harness }) => {
+      const userId = await harness.user();
+      await harness.ops.users.suspendUser({ userId });
+      return { userId };
+    },
+  },
   "UserService.GetProfile": {
     by: "member",
     request: ({ orgId, mateId: userId }) => ({ orgId, userId }),
@@ -176,6 +206,26 @@ export const samples: Readonly<Record<string, Sample>> = {
     request: ({ orgId: id }) => ({ org: { id, labels: { now: randomUUID() } } }),
   },
   "OrgService.DeleteOrg": { by: "owner", request: ({ orgId }) => ({ orgId, force: true }) },
+  "OrgService.UndeleteOrg": {
+    by: "platform",
+    request: async ({ harness }) => {
+      const orgId = await newOrg(harness);
+      await harness.ops.orgs.deleteOrg({ orgId });
+      return { orgId };
+    },
+  },
+  "OrgService.SuspendOrg": {
+    by: "platform",
+    request: async ({ harness }) => ({ orgId: await newOrg(harness) }),
+  },
+  "OrgService.ReactivateOrg": {
+    by: "platform",
+    request: async ({ harness }) => {
+      const orgId = await newOrg(harness);
+      await harness.ops.orgs.suspendOrg({ orgId });
+      return { orgId };
+    },
+  },
   "OrgService.AddOrgMember": {
     by: "owner",
     request: async ({ orgId, harness }) => ({ orgId, userId: await harness.user() }),
@@ -219,6 +269,14 @@ export const samples: Readonly<Record<string, Sample>> = {
     request: async ({ orgId, teamId: parentTeamId, owner }) => {
       const { id } = await makeTeam(owner, { orgId, parentTeamId, name: randomUUID() });
       return { orgId, teamId: id };
+    },
+  },
+  "TeamService.UndeleteTeam": {
+    by: "owner",
+    request: async ({ orgId, teamId: parentTeamId, owner }) => {
+      const { id: teamId } = await makeTeam(owner, { orgId, parentTeamId, name: randomUUID() });
+      await owner.teams.deleteTeam({ orgId, teamId });
+      return { orgId, teamId };
     },
   },
   "TeamService.AddTeamMember": {
@@ -421,5 +479,6 @@ export const etagPath = ({ method }: Way): string | undefined => {
   const holder = method.input.fields.find(({ message }) =>
     message?.fields.some(({ name }) => name === "etag"),
   );
-  return holder ? `${holder.name}.etag` : "etag";
+  if (holder) return `${holder.name}.etag`;
+  return method.input.fields.some(({ name }) => name === "etag") ? "etag" : undefined;
 };

@@ -109,9 +109,36 @@ const versionNow = (context: HandlerContext) =>
     noOrg(orgId(context)),
   );
 
+/** Gives the live org a state; one that has it stays as it is. */
+const withState = async (context: HandlerContext, given: string, state: "ACTIVE" | "SUSPENDED") => {
+  const row = await unitOfWork(context).maybeOne(sql.type(orgRow)`
+    with asked as (
+      select * from roster.orgs
+      where id = ${orgId(context)} and delete_time is null
+        and version = coalesce(${versionOf(given, "etag")}::bigint, version)
+      for no key update),
+    changed as (
+      update roster.orgs o set state = ${state}
+      from asked where o.id = asked.id and asked.state <> ${state}
+      returning o.*),
+    o as (select * from changed union all select * from asked where state = ${state})
+    select ${orgColumns} from o`);
+  if (!row) throw fail("ETAG_STALE", { etag: (await versionNow(context)).version });
+  return toOrg(row);
+};
+
 type Orgs = Pick<
   ServiceImpl<typeof OrgService>,
-  "createOrg" | "getOrg" | "batchGetOrgs" | "lookupOrg" | "listOrgs" | "updateOrg" | "deleteOrg"
+  | "createOrg"
+  | "getOrg"
+  | "batchGetOrgs"
+  | "lookupOrg"
+  | "listOrgs"
+  | "updateOrg"
+  | "deleteOrg"
+  | "undeleteOrg"
+  | "suspendOrg"
+  | "reactivateOrg"
 >;
 
 export const orgs = {
@@ -239,7 +266,8 @@ export const orgs = {
     const row = await unitOfWork(context).maybeOne(sql.type(orgRow)`
       with o as (
         update roster.orgs set
-          delete_time = now(), purge_time = now() + make_interval(days => ${settings(context).purgeAfterDays})
+          delete_time = now(), purge_time = now() + make_interval(days => ${settings(context).purgeAfterDays}),
+          freed_slugs = array(select slug_key from roster.org_slugs where org_id = ${id})
         where id = ${id} and delete_time is null and version = coalesce(${version}::bigint, version)
           and (${force} or not (
             exists (select from roster.teams t where t.org_id = ${id} and t.delete_time is null)
@@ -256,6 +284,33 @@ export const orgs = {
       throw fail("ORG_HAS_CHILDREN", { org_id: id });
     }
     return { org: toOrg(row) };
+  },
+
+  async undeleteOrg(_request, context) {
+    const id = orgId(context);
+    const row = await unitOfWork(context).maybeOne(sql.type(orgRow)`
+      with former as (select * from roster.orgs where id = ${id} and delete_time is not null for update),
+      o as (
+        update roster.orgs o set delete_time = null, purge_time = null, freed_slugs = '{}'
+        from former where o.id = former.id
+        returning o.*),
+      own as (insert into roster.org_slugs (slug_key, org_id) select slug, id from o),
+      others as (
+        insert into roster.org_slugs (slug_key, org_id)
+        select freed.slug_key, former.id from former cross join unnest(former.freed_slugs) freed (slug_key)
+        where freed.slug_key <> former.slug
+        on conflict (slug_key) do nothing)
+      select ${orgColumns} from o`);
+    if (!row) throw fail("NOT_DELETED");
+    return { org: toOrg(row) };
+  },
+
+  async suspendOrg({ etag: given }, context) {
+    return { org: await withState(context, given, "SUSPENDED") };
+  },
+
+  async reactivateOrg({ etag: given }, context) {
+    return { org: await withState(context, given, "ACTIVE") };
   },
 } satisfies Orgs;
 

@@ -99,7 +99,13 @@ const versionNow = (context: HandlerContext, teamId: string) =>
 
 type Teams = Pick<
   ServiceImpl<typeof TeamService>,
-  "createTeam" | "getTeam" | "batchGetTeams" | "listTeams" | "updateTeam" | "deleteTeam"
+  | "createTeam"
+  | "getTeam"
+  | "batchGetTeams"
+  | "listTeams"
+  | "updateTeam"
+  | "deleteTeam"
+  | "undeleteTeam"
 >;
 
 export const teams = {
@@ -223,5 +229,35 @@ export const teams = {
       throw fail("TEAM_HAS_CHILDREN", { team_id: teamId });
     }
     return { team: toTeam(row) };
+  },
+
+  async undeleteTeam({ teamId }, context) {
+    const unit = unitOfWork(context);
+    const id = orgId(context);
+    await unit.many(sql.typeAlias("void")`select from roster.lock_org()`);
+    const row = await unit.maybeOne(sql.type(teamRow)`
+      with recursive tree as (
+        select t.id, t.delete_time from roster.teams t
+        where t.org_id = ${id} and t.id = ${teamId} and t.delete_time is not null
+          and not exists (
+            select from roster.teams parent
+            where parent.org_id = ${id} and parent.id = t.parent_team_id and parent.delete_time is not null)
+        union all
+        select child.id, tree.delete_time from tree join roster.teams child
+          on child.org_id = ${id} and child.parent_team_id = tree.id and child.delete_time = tree.delete_time),
+      back as (
+        update roster.teams t set delete_time = null, purge_time = null
+        from tree where t.org_id = ${id} and t.id = tree.id
+        returning t.*)
+      select ${teamColumns} from back t where t.id = ${teamId}`);
+    if (row) return { team: toTeam(row) };
+    const found = await unit.one(
+      sql.type(z.object({ deleted: z.boolean(), parent_id: maybeText }))`
+        select delete_time is not null as deleted, parent_team_id as parent_id from roster.teams
+        where org_id = ${id} and id = ${teamId}`,
+      noTeam(teamId),
+    );
+    if (!found.deleted) throw fail("NOT_DELETED");
+    throw fail("TEAM_PARENT_DELETED", { team_id: found.parent_id });
   },
 } satisfies Teams;

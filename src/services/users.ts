@@ -145,6 +145,29 @@ const unwritten = async (context: HandlerContext, userId: string): Promise<Error
   return fail("ETAG_STALE", { etag: row.version });
 };
 
+/** Gives a live user a state; one who has it stays as they are. */
+const withState = async (
+  context: HandlerContext,
+  userId: string,
+  given: string,
+  state: "ACTIVE" | "SUSPENDED",
+) => {
+  const row = await unitOfWork(context).maybeOne(sql.type(userRow)`
+    with asked as (
+      select * from roster.users
+      where id = ${userId} and delete_time is null
+        and version = coalesce(${versionOf(given, "etag")}::bigint, version)
+      for no key update),
+    changed as (
+      update roster.users u set state = ${state}
+      from asked where u.id = asked.id and asked.state <> ${state}
+      returning u.*),
+    u as (select * from changed union all select * from asked where state = ${state})
+    select ${userColumns} from u ${userJoin}`);
+  if (!row) throw await unwritten(context, userId);
+  return toUser(row);
+};
+
 const callerRow = z.object({ role: z.string(), permissions: z.array(z.string()) });
 
 type Users = Omit<
@@ -277,5 +300,33 @@ export const users = {
       select ${userColumns} from u ${userJoin}`);
     if (!row) throw await unwritten(context, userId);
     return { user: toUser(row) };
+  },
+
+  async undeleteUser({ userId }, context) {
+    const unit = unitOfWork(context);
+    const row = await unit.maybeOne(sql.type(userRow)`
+      with u as (
+        update roster.users set delete_time = null, purge_time = null
+        where id = ${userId} and delete_time is not null
+        returning *)
+      select ${userColumns} from u ${userJoin}`);
+    if (row) return { user: toUser(row) };
+    await unit.one(
+      sql.type(z.object({}))`select from roster.users where id = ${userId}`,
+      noUser(userId),
+    );
+    throw fail("NOT_DELETED");
+  },
+
+  async suspendUser({ userId, etag: given }, context) {
+    // Organisations first, then the user: the order in which every path locks.
+    await unitOfWork(context).many(
+      sql.typeAlias("void")`select from roster.lock_owned_orgs(${userId})`,
+    );
+    return { user: await withState(context, userId, given, "SUSPENDED") };
+  },
+
+  async reactivateUser({ userId, etag: given }, context) {
+    return { user: await withState(context, userId, given, "ACTIVE") };
   },
 } satisfies Users;
