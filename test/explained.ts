@@ -19,10 +19,14 @@ export interface Node {
 
 /** The plans noted since this was last emptied. */
 export const plans: Node[] = [];
+/** The names under which statements were run since this was last emptied; `<unnamed>` for one that is not kept. */
+export const names: string[] = [];
 // What PostgreSQL notes on a connection of the server.
 const { connect } = pg.Client.prototype;
 pg.Client.prototype.connect = function (this: pg.Client, ...callback: never) {
   this.on("notice", ({ message = "" }) => {
+    const name = /^execute (\S+): (?!select roster\.)/.exec(message)?.[1];
+    if (name) names.push(name);
     if (/^duration: .* plan:/.test(message))
       plans.push(JSON.parse(message.slice(message.indexOf("{"))).Plan);
   });
@@ -39,6 +43,7 @@ const explaining = {
   "auto_explain.log_timing": "off",
   "auto_explain.log_format": "json",
   client_min_messages: "log",
+  log_statement: "all",
   log_min_messages: "fatal",
 };
 
@@ -47,7 +52,7 @@ export const explain = async (admin: pg.Client): Promise<void> => {
   const { rows } = await admin.query("select current_database() as name");
   for (const role of ["roster_app", "roster_directory"])
     for (const [name, value] of Object.entries(explaining))
-      await admin.query(`alter role ${role} in database ${rows[0].name} set ${name} = ${value}`);
+      await admin.query(`alter role ${role} in database ${rows[0].name} set ${name} = '${value}'`);
 };
 
 /** A node and all below it. */

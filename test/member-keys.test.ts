@@ -1,4 +1,6 @@
 import { describe, expect, test } from "vitest";
+import { migrate, readMigrations } from "../src/database/migrate.ts";
+import { asAdmin, bootstrapped } from "./databases.ts";
 import { slug, useHarness } from "./harness.ts";
 import { enter, useConnections, within } from "./sessions.ts";
 
@@ -71,5 +73,28 @@ describe("The keys of an org's members", () => {
       `insert into roster.org_member_keys values ('${orgId}', '${ownerId}', 'x', 'x')`,
     ])
       expect(await within(app, enter(orgId, ownerId), statement)).toMatchObject({ code: "42501" });
+  });
+
+  test("are made for the members of a database from before there were any", async () => {
+    const urls = await bootstrapped();
+    const migrations = readMigrations();
+    await migrate(
+      urls.migrator,
+      migrations.filter(({ version }) => version < 10),
+    );
+    await asAdmin(
+      urls.admin,
+      `begin; set local session_replication_role = replica;
+      insert into roster.users (id, email, name)
+        select md5(n::text)::uuid, n || '@EXAMPLE.com', 'É ' || n from generate_series(1, 3) n;
+      insert into roster.orgs (id, name, slug) values (md5('o')::uuid, 'É', 'o');
+      insert into roster.org_members (org_id, user_id) select md5('o')::uuid, id from roster.users;
+      commit`,
+    );
+    await migrate(urls.migrator, migrations);
+    const keys = "select name_key, email_key from roster.org_member_keys order by 1";
+    expect(await asAdmin(urls.admin, keys)).toEqual(
+      [1, 2, 3].map((n) => ({ name_key: `é ${n}`, email_key: `${n}@example.com` })),
+    );
   });
 });

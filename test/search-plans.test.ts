@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { beforeAll, describe, expect, test } from "vitest";
 import { View } from "../src/gen/roster/v1/view_pb.ts";
-import { explain, faultsOf, nodesOfCall, useTenTimes } from "./explained.ts";
+import { explain, faultsOf, names, nodesOfCall, useTenTimes } from "./explained.ts";
 import { type Tenant, useHarness } from "./harness.ts";
 
 const harness = useHarness({ poolSize: 1, pipeline: true });
@@ -182,4 +182,22 @@ describe("one thing is found by a few probes", () => {
     await useTenTimes(call);
     expect(faultsOf(await nodesOfCall(call), 5)).toEqual([]);
   });
+});
+
+// A caller could otherwise fill each connection with statements, one for each shape of filter.
+test("a chosen page is never prepared, and a plain one always", async () => {
+  for (const list of [...Object.values(inOrg), ...Object.values(ofAll)])
+    for (const [filter, name] of [
+      ["update_time:* OR state = ACTIVE", /^<unnamed>$/],
+      ["", /^(?!<unnamed>)/],
+    ] as const) {
+      names.length = 0;
+      const isTeams = list === inOrg.ListTeams;
+      const asked = isTeams ? filter.replace("state = ACTIVE", "type = team") : filter;
+      await list({ filter: asked, orderBy: "", pageSize: 1, pageToken: "" });
+      expect(names).toEqual([expect.stringMatching(name)]);
+    }
+  names.length = 0;
+  await ofAll.ListUsers?.({ filter: "", orderBy: "name desc", pageSize: 1, pageToken: "" });
+  expect(names).toEqual(["<unnamed>"]);
 });
