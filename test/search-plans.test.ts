@@ -80,7 +80,10 @@ const ofAll: Record<string, List> = {
 type Case = [list: string, filter: string, orderBy: string];
 const few = "mb*";
 const many = "m*";
-const casesInOrg: Case[] = [
+/** With the users beside them, or their profiles, a few of the cases stand for all: the page before is the same. */
+const somewhat = ([list = ""]: readonly string[], index: number): boolean =>
+  !list.endsWith("FULL") || index % 4 === 0;
+const casesInOrg = [
   ...["ListUsers", "ListUsers FULL"].flatMap((list): Case[] => [
     [list, `name = "${many}"`, ""],
     [list, `email = "${few}"`, ""],
@@ -103,8 +106,8 @@ const casesInOrg: Case[] = [
   ["ListTeams", "type = team", ""],
   ["ListTeams", "", "name"],
   ["ListTeams", "", "name desc"],
-];
-const casesOfAll: Case[] = [
+].filter(somewhat);
+const casesOfAll = [
   ...["ListUsers", "ListUsers FULL"].flatMap((list): Case[] => [
     [list, `name = "${many}"`, ""],
     [list, `email = "${many}"`, ""],
@@ -119,7 +122,7 @@ const casesOfAll: Case[] = [
   ["ListOrgs", 'slug = "om*"', ""],
   ["ListOrgs", "", "name desc"],
   ["ListOrgs", "", "slug"],
-];
+].filter(somewhat);
 
 // A page asks for one row more than it holds, and PostgreSQL may look at some that it leaves out.
 const most = (pageSize: number): number => 3 * (pageSize + 1);
@@ -141,15 +144,21 @@ describe("a chosen page costs the same at any depth and reads no more than it sh
   const depthOf = (filter: string): number =>
     filter.includes("m*") ? 100 : filter.includes("*") ? 10 : 900;
 
-  test.each(casesInOrg)("in a large org: %s of %j by %j", async (list, filter, orderBy) => {
-    const sorts = filter.includes("*") && orderBy !== "";
-    if (sorts) return judgeSorted(inOrg[list] ?? expect.fail(), filter, orderBy);
-    await judge(inOrg[list] ?? expect.fail(), filter, orderBy, depthOf(filter));
-  });
+  test.each(casesInOrg as Case[])(
+    "in a large org: %s of %j by %j",
+    async (list, filter, orderBy) => {
+      const sorts = filter.includes("*") && orderBy !== "";
+      if (sorts) return judgeSorted(inOrg[list] ?? expect.fail(), filter, orderBy);
+      await judge(inOrg[list] ?? expect.fail(), filter, orderBy, depthOf(filter));
+    },
+  );
 
-  test.each(casesOfAll)("of the platform: %s of %j by %j", async (list, filter, orderBy) => {
-    await judge(ofAll[list] ?? expect.fail(), filter, orderBy, depthOf(filter));
-  });
+  test.each(casesOfAll as Case[])(
+    "of the platform: %s of %j by %j",
+    async (list, filter, orderBy) => {
+      await judge(ofAll[list] ?? expect.fail(), filter, orderBy, depthOf(filter));
+    },
+  );
 
   /** An order that is not that of what the filter fixes: the rows that it fixes may be read and sorted. */
   const judgeSorted = async (list: List, filter: string, orderBy: string): Promise<void> => {
