@@ -327,7 +327,9 @@ const ofDatabase = (error: DatabaseError): ConnectError | null => {
     // Slonik's errors all have the name of Error.
     error.constructor.name === "ConnectionError" ||
     /^(08|25006|28|53|57P|ECONN|EPIPE|ETIMEDOUT|ENOTFOUND|EHOSTUNREACH)/.test(code ?? "") ||
-    /terminated|timeout exceeded when trying to connect|not queryable/i.test(error.message);
+    /terminated|timeout exceeded when trying to connect|not queryable|client is (pending )?destroy/i.test(
+      error.message,
+    );
   return away ? fail("DATABASE_UNAVAILABLE") : null;
 };
 

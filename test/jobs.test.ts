@@ -2,6 +2,7 @@ import { randomUUID } from "node:crypto";
 import { setTimeout } from "node:timers/promises";
 import pino from "pino";
 import { describe, expect, onTestFinished, test } from "vitest";
+import { removeExpiredKeys } from "../src/jobs/expired-keys.ts";
 import { startJobs } from "../src/jobs/index.ts";
 import { useHarness } from "./harness.ts";
 import { asAdmin } from "./sessions.ts";
@@ -28,6 +29,22 @@ const started = (url: string) => {
   return { jobs, lines };
 };
 
+/** Has everybody wait for the keys until the test is over. */
+const locked = async (): Promise<void> => {
+  const { admin } = harness.current;
+  onTestFinished(async () => void (await admin.query("rollback")));
+  await admin.query("begin; lock table roster.idempotency_keys in access exclusive mode");
+};
+
+/** How many wait for the keys. */
+const waiting = async (): Promise<number> => {
+  const { rows } = await harness.current.admin.query(
+    `select count(*)::int as n from pg_locks
+     where relation = 'roster.idempotency_keys'::regclass and not granted`,
+  );
+  return rows[0].n;
+};
+
 describe("The background work", () => {
   test("removes expired keys, round by round, until it is stopped", async () => {
     const { jobs, lines } = started(harness.current.urls.worker);
@@ -44,5 +61,20 @@ describe("The background work", () => {
     await expect.poll(() => lines.length).toBeGreaterThan(1);
     expect(lines[0]).toMatchObject({ level: 40, code: "ECONNREFUSED" });
     expect(JSON.stringify(lines)).not.toContain("secret");
+  });
+
+  test("stops at once, also while the database keeps it waiting", async () => {
+    const { jobs, lines } = started(harness.current.urls.worker);
+    await locked();
+    await expect.poll(waiting).toBe(1);
+    const stopped = jobs.stop().then(() => "stopped");
+    expect(await Promise.race([stopped, setTimeout(1_000, "still waiting")])).toBe("stopped");
+    expect(lines).toEqual([]);
+  });
+
+  test("gives up on a database that keeps it waiting for long", async () => {
+    await locked();
+    const removal = removeExpiredKeys(harness.current.urls.worker, { limitMs: 100 });
+    await expect(removal).rejects.toMatchObject({ code: "57014" });
   });
 });

@@ -9,6 +9,15 @@ import { clean, failing, fresh, sleeping, usePools } from "./pools.ts";
 
 const harness = useHarness();
 
+/** Ends the connection of a transaction, and waits until this process heard of it. */
+const cutOff = async (unit: UnitOfWork): Promise<void> => {
+  const [own] = await unit.many(
+    sql.type(z.object({ pid: z.number() }))`select pg_backend_pid() as pid`,
+  );
+  await harness.current.admin.query("select pg_terminate_backend($1, 5000)", [own?.pid]);
+  await new Promise((resume) => setTimeout(resume, 50));
+};
+
 describe.each([
   ["pipelined", true],
   ["plain", false],
@@ -59,6 +68,29 @@ describe.each([
     });
     await expect(thrown).rejects.toThrow("thrown");
     expect(await pools.current.teams(name)).toBe(0);
+  });
+
+  test("UNAVAILABLE when its connection ends between two statements, and nothing is written", async () => {
+    const name = randomUUID();
+    const cut = pools.current.writing(async (unit) => {
+      await unit.many(pools.current.addTeam(name));
+      await cutOff(unit);
+      await unit.many(fresh());
+    });
+    expect(failureOf(await cut.catch((error: unknown) => error))?.code).toBe(Code.Unavailable);
+    expect(await pools.current.teams(name)).toBe(0);
+  });
+
+  test("fails as its handler did, also when its connection ended meanwhile", async () => {
+    const name = randomUUID();
+    const cut = pools.current.writing(async (unit) => {
+      await unit.many(pools.current.addTeam(name));
+      await cutOff(unit);
+      throw new Error("thrown");
+    });
+    await expect(cut).rejects.toThrow("thrown");
+    expect(await pools.current.teams(name)).toBe(0);
+    expect((await pools.current.probe()).settings).toEqual(clean);
   });
 
   test("fails when its handler passed over a statement that failed", async () => {

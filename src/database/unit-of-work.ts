@@ -263,7 +263,11 @@ export const inTransaction = async <T>(
           else await session.commit(last === undefined ? [] : [last(value)]);
           return value;
         } catch (error) {
-          if (!(error instanceof Unanswered)) await session.rollback();
+          if (error instanceof Unanswered) throw error;
+          // A transaction whose connection is lost is rolled back as well; what went wrong before is the answer.
+          await session.rollback().catch(() => {
+            throw new Unanswered("connection lost", { cause: error });
+          });
           throw error;
         }
       });

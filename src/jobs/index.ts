@@ -6,7 +6,7 @@ const minuteMs = 60_000;
 
 /** Background work under way. */
 export interface Jobs {
-  /** Starts nothing more and waits for what runs. */
+  /** Starts nothing more and breaks off what runs. */
   stop(): Promise<void>;
 }
 
@@ -18,12 +18,15 @@ export interface Jobs {
  * @param everyMs milliseconds from the end of one round to the next
  */
 export const startJobs = (url: string, log: Logger, everyMs = minuteMs): Jobs => {
+  const stopping = new AbortController();
+  const { signal } = stopping;
   let running = Promise.resolve();
   const run = async (): Promise<void> => {
     try {
-      const removed = await removeExpiredKeys(url);
+      const removed = await removeExpiredKeys(url, { signal });
       if (removed > 0) log.debug({ removed }, "removed expired idempotency keys");
     } catch (error) {
+      if (signal.aborted) return;
       const { message, code } = error as Error & { code?: string };
       // The next round tries again.
       log.warn({ code, error: message }, "background work failed");
@@ -41,6 +44,7 @@ export const startJobs = (url: string, log: Logger, everyMs = minuteMs): Jobs =>
   return {
     stop: async () => {
       clearTimeout(timer);
+      stopping.abort();
       await running;
       // What ran has set it again.
       clearTimeout(timer);
