@@ -199,7 +199,7 @@ describe("A walk of a chosen list under load", () => {
           expect(seen).toEqual(expect.arrayContaining(staying));
           expect(seen.filter((id) => others.includes(id))).toEqual([]);
         }),
-        { numRuns: 4, endOnFailure: true },
+        { numRuns: 2, endOnFailure: true },
       );
     },
   );
