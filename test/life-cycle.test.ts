@@ -50,8 +50,8 @@ describe("UserService.SuspendUser and ReactivateUser", () => {
     const { users } = harness.current.ops;
     const userId = await harness.current.user();
     await users.deleteUser({ userId });
-    for (const call of [users.suspendUser({ userId }), users.reactivateUser({ userId })])
-      expect((await refusal(call)).code).toBe("NotFound");
+    for (const change of [users.suspendUser, users.reactivateUser])
+      expect((await refusal(change({ userId }))).code).toBe("NotFound");
   });
 });
 
