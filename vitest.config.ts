@@ -6,7 +6,7 @@ export default defineConfig({
     // Starts the one database server of the run; each file clones its own database from it.
     globalSetup: ["test/setup.ts"],
     pool: "forks",
-    maxWorkers: 3,
+    maxWorkers: 4,
     testTimeout: 30_000,
     hookTimeout: 60_000,
   },

@@ -127,16 +127,14 @@ const casesOfAll = [
 // A page asks for one row more than it holds, and PostgreSQL may look at some that it leaves out.
 const most = (pageSize: number): number => 3 * (pageSize + 1);
 
-/** Looks at the first page, and at one behind so many rows, after ten uses of each. */
+/** Looks at the first page, and at one behind so many rows. None is prepared, so their tenth use is as their first. */
 const judge = async (list: List, filter: string, orderBy: string, depth: number): Promise<void> => {
   const asked = { filter, orderBy, pageToken: "" };
   const first = () => list({ ...asked, pageSize: 20 });
-  await useTenTimes(first);
   expect(faultsOf(await nodesOfCall(first), most(20))).toEqual([]);
   const { nextPageToken: pageToken } = await list({ ...asked, pageSize: depth });
   expect(pageToken).not.toBe("");
   const later = () => list({ ...asked, pageToken, pageSize: 20 });
-  await useTenTimes(later);
   expect(faultsOf(await nodesOfCall(later), most(20))).toEqual([]);
 };
 
