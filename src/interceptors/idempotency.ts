@@ -7,7 +7,7 @@ import { callerOf, keys } from "../context.ts";
 import { sql } from "../database/sql.ts";
 import type { DatabaseError } from "../database/unit-of-work.ts";
 import { fail } from "../errors.ts";
-import { answer, type Mutation, reading, type Sessions } from "./unit-of-work.ts";
+import { answer, type Mutation, type Next, reading, type Sessions } from "./unit-of-work.ts";
 
 /**
  * By which gRPC clients tell that their retry policy sends a call again.
@@ -32,16 +32,14 @@ export const idempotency =
       if (request.header.has(retryHeader)) throw fail("RETRY_WITHOUT_REQUEST_ID");
       return next(request);
     }
-    return claimed(sessions, request as UnaryRequest, requestId, async () => {
-      return (await next(request)) as UnaryResponse;
-    });
+    return claimed(sessions, request as UnaryRequest, requestId, next as Next);
   };
 
 const claimed = async (
   sessions: Sessions,
   request: UnaryRequest,
   requestId: string,
-  work: () => Promise<UnaryResponse>,
+  next: Next,
 ): Promise<UnaryResponse> => {
   const { contextValues: values, method } = request;
   const { subject } = callerOf(values);
@@ -59,7 +57,7 @@ const claimed = async (
     }),
   });
   try {
-    return await work();
+    return await next(request);
   } catch (error) {
     if (!isReplay(error as DatabaseError)) throw error;
   }

@@ -149,7 +149,8 @@ export const unitOfWork =
     }
   };
 
-type Next = (request: UnaryRequest) => Promise<UnaryResponse>;
+/** What lies behind an interceptor, for the calls that have one request and one answer. */
+export type Next = (request: UnaryRequest) => Promise<UnaryResponse>;
 
 /** Runs a mutation. Where it may miss what it is to take away, that this is not there is an answer. */
 const mutate = async (

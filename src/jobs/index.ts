@@ -26,12 +26,11 @@ export const startJobs = (url: string, log: Logger, everyMs = minuteMs): Jobs =>
       const removed = await removeExpiredKeys(url, { signal });
       if (removed > 0) log.debug({ removed }, "removed expired idempotency keys");
     } catch (error) {
-      if (signal.aborted) return;
       const { message, code } = error as Error & { code?: string };
       // The next round tries again.
-      log.warn({ code, error: message }, "background work failed");
+      if (!signal.aborted) log.warn({ code, error: message }, "background work failed");
     }
-    wait(everyMs);
+    if (!signal.aborted) wait(everyMs);
   };
   let timer: NodeJS.Timeout;
   const wait = (ms: number): void => {
@@ -46,8 +45,6 @@ export const startJobs = (url: string, log: Logger, everyMs = minuteMs): Jobs =>
       clearTimeout(timer);
       stopping.abort();
       await running;
-      // What ran has set it again.
-      clearTimeout(timer);
     },
   };
 };
