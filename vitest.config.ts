@@ -6,6 +6,8 @@ export default defineConfig({
     // Starts the one database server of the run; each file clones its own database from it.
     globalSetup: ["test/setup.ts"],
     pool: "forks",
+    // What a worker has loaded serves its next file too: loading it again takes a fifth of the run.
+    isolate: false,
     maxWorkers: 4,
     testTimeout: 30_000,
     hookTimeout: 60_000,

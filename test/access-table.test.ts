@@ -2,7 +2,8 @@ import type { Message } from "@bufbuild/protobuf";
 import { beforeAll, describe, expect, test } from "vitest";
 import { TeamRole } from "../src/gen/roster/v1/team_member_pb.ts";
 import { type Callers, refusal, useHarness } from "./harness.ts";
-import { makeWorld, requestOf, send, type Way, type World, ways, withField } from "./samples.ts";
+import { makeWorld, type World } from "./samples/world.ts";
+import { requestOf, send, type Way, ways, withField } from "./samples.ts";
 
 const harness = useHarness();
 

@@ -3,17 +3,16 @@ import type { Message } from "@bufbuild/protobuf";
 import { MethodOptions_IdempotencyLevel as Idempotency } from "@bufbuild/protobuf/wkt";
 import { beforeAll, describe, expect, test } from "vitest";
 import { type Callers, refusal, useHarness } from "./harness.ts";
+import { makeWorld, type World } from "./samples/world.ts";
 import {
   callersFor,
   contentsOf,
   entriesOf,
   etagPath,
-  makeWorld,
   methods,
   requestOf,
   send,
   type Way,
-  type World,
   ways,
   withField,
 } from "./samples.ts";

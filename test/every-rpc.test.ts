@@ -3,6 +3,7 @@ import type { Message } from "@bufbuild/protobuf";
 import { MethodOptions_IdempotencyLevel as Idempotency } from "@bufbuild/protobuf/wkt";
 import { beforeAll, describe, expect, test } from "vitest";
 import { type Callers, callersOf, refusal, tokenFor, useHarness } from "./harness.ts";
+import { makeWorld, type World } from "./samples/world.ts";
 import {
   callersFor,
   contentsOf,
@@ -10,7 +11,6 @@ import {
   etagPath,
   heard,
   idPaths,
-  makeWorld,
   methods,
   requestOf,
   samples,
@@ -18,7 +18,6 @@ import {
   serviceWith,
   told,
   type Way,
-  type World,
   ways,
   withField,
 } from "./samples.ts";

@@ -1,6 +1,6 @@
 import { readdirSync } from "node:fs";
 import fc from "fast-check";
-import { describe, expect, test, vi } from "vitest";
+import { afterAll, describe, expect, test, vi } from "vitest";
 import { z } from "zod";
 import { parseRow } from "../src/database/rows.ts";
 import { etag, instant, maybeText } from "../src/database/sql.ts";
@@ -17,6 +17,13 @@ vi.mock("zod", async (original) => {
   return { ...zod, z: { ...zod.z, object } };
 });
 
+// Test files of one worker share what they load, so the services may be there already; and they must not be left with
+// this file's zod.
+vi.resetModules();
+afterAll(() => {
+  vi.doUnmock("zod");
+  vi.resetModules();
+});
 const services = new URL("../src/services/", import.meta.url);
 for (const name of readdirSync(services)) await import(new URL(name, services).href);
 

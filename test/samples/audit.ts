@@ -1,0 +1,15 @@
+/** One request for each RPC of AuditService. */
+import type { Samples } from "./world.ts";
+
+export const auditSamples: Samples = {
+  "AuditService.GetAuditEntry": {
+    by: "owner",
+    request: ({ orgId, auditEntryId }) => ({ orgId, auditEntryId }),
+  },
+  "AuditService.GetAuditEntry everywhere": {
+    by: "platform",
+    request: ({ auditEntryId }) => ({ auditEntryId }),
+  },
+  "AuditService.ListAuditEntries": { by: "owner", request: ({ orgId }) => ({ orgId }) },
+  "AuditService.ListAuditEntries everywhere": { by: "platform", request: () => ({}) },
+};

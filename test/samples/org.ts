@@ -1,0 +1,78 @@
+/** One request for each RPC of OrgService. */
+import { randomUUID } from "node:crypto";
+import { type Harness, slug } from "../harness.ts";
+import type { Samples } from "./world.ts";
+
+const slugOf = async ({ ops }: Harness, orgId: string): Promise<string> =>
+  (await ops.orgs.getOrg({ orgId })).org?.slug ?? "";
+
+/** An org of nobody else, which may be closed. */
+const newOrg = async (harness: Harness): Promise<string> => {
+  const ownerUserId = await harness.user();
+  const { org } = await harness.ops.orgs.createOrg({
+    org: { name: "New", slug: slug() },
+    ownerUserId,
+  });
+  return org?.id ?? "";
+};
+
+export const orgSamples: Samples = {
+  "OrgService.CreateOrg": {
+    by: "platform",
+    request: ({ memberId }) => ({ org: { name: "New", slug: slug() }, ownerUserId: memberId }),
+    ignored: ["org.id"],
+  },
+  "OrgService.GetOrg": { by: "member", request: ({ orgId }) => ({ orgId }) },
+  "OrgService.BatchGetOrgs": { by: "service", request: ({ orgId }) => ({ orgIds: [orgId] }) },
+  "OrgService.LookupOrg": {
+    by: "service",
+    request: async ({ harness, orgId }) => ({
+      key: { case: "slug", value: await slugOf(harness, orgId) },
+    }),
+  },
+  "OrgService.ListOrgs": { by: "service", request: () => ({}) },
+  "OrgService.UpdateOrg": {
+    by: "owner",
+    request: ({ orgId: id }) => ({ org: { id, labels: { now: randomUUID() } } }),
+  },
+  "OrgService.DeleteOrg": { by: "owner", request: ({ orgId }) => ({ orgId, force: true }) },
+  "OrgService.UndeleteOrg": {
+    by: "platform",
+    request: async ({ harness }) => {
+      const orgId = await newOrg(harness);
+      await harness.ops.orgs.deleteOrg({ orgId });
+      return { orgId };
+    },
+  },
+  "OrgService.SuspendOrg": {
+    by: "platform",
+    request: async ({ harness }) => ({ orgId: await newOrg(harness) }),
+  },
+  "OrgService.ReactivateOrg": {
+    by: "platform",
+    request: async ({ harness }) => {
+      const orgId = await newOrg(harness);
+      await harness.ops.orgs.suspendOrg({ orgId });
+      return { orgId };
+    },
+  },
+  "OrgService.AddOrgMember": {
+    by: "owner",
+    request: async ({ orgId, harness }) => ({ orgId, userId: await harness.user() }),
+  },
+  "OrgService.GetOrgMember": {
+    by: "member",
+    request: ({ orgId, mateId: userId }) => ({ orgId, userId }),
+  },
+  "OrgService.ListOrgMembers": { by: "member", request: ({ orgId }) => ({ orgId }) },
+  "OrgService.UpdateOrgMember": {
+    by: "owner",
+    request: async ({ orgId, person }) => ({
+      member: { orgId, userId: await person("member"), role: "guest" },
+    }),
+  },
+  "OrgService.RemoveOrgMember": {
+    by: "owner",
+    request: async ({ orgId, person }) => ({ orgId, userId: await person("member") }),
+  },
+};

@@ -1,0 +1,73 @@
+/** A world of which the requests of all RPCs speak. */
+import { randomUUID } from "node:crypto";
+import { TeamRole } from "../../src/gen/roster/v1/team_member_pb.ts";
+import { type Harness, slug, type Tenant } from "../harness.ts";
+import { makeTeam } from "../made-team.ts";
+
+/** A tenant with a team, people in it, and what was deleted. */
+export interface World extends Tenant {
+  readonly harness: Harness;
+  readonly teamId: string;
+  /** A member of org and team. */
+  readonly mateId: string;
+  readonly auditEntryId: string;
+  readonly deletedUserId: string;
+  readonly deletedTeamId: string;
+  readonly deletedOrgId: string;
+  /** A new member of the org, of the team too where a team role is given. */
+  readonly person: (orgRole: string, teamRole?: TeamRole) => Promise<string>;
+}
+
+/** @param word stands in every text of the world that a person wrote */
+export const makeWorld = async (harness: Harness, word = "World"): Promise<World> => {
+  const tenant = await harness.tenant();
+  const { orgId, owner } = tenant;
+  const { ops } = harness;
+  const person = async (orgRole: string, teamRole?: TeamRole): Promise<string> => {
+    const userId = await harness.user(`${word} person`);
+    await ops.orgs.addOrgMember({ orgId, userId, role: orgRole });
+    if (teamRole) await ops.teams.addTeamMember({ orgId, teamId, userId, role: teamRole });
+    return userId;
+  };
+  const text = { name: `${word} team`, description: word, type: word.toLowerCase() };
+  const { id: teamId } = await makeTeam(owner, { ...text, orgId, labels: { [word]: word } });
+  const { id: deletedTeamId } = await makeTeam(owner, { orgId, name: `${word} deleted` });
+  await owner.teams.deleteTeam({ orgId, teamId: deletedTeamId });
+  await owner.orgs.updateOrg({ org: { id: orgId, name: `${word} org`, labels: { [word]: word } } });
+  const mateId = await person("member", TeamRole.MEMBER);
+  for (const id of [tenant.ownerId, mateId]) {
+    const email = `${word}.${randomUUID()}@example.com`;
+    await ops.users.updateUser({ user: { id, email, name: word, labels: { [word]: word } } });
+    const profile = { userId: id, bio: word, settings: { [word]: word } };
+    await ops.users.updateProfile({ profile });
+    await ops.users.updateProfile({ profile: { ...profile, orgId } });
+  }
+  const deletedUserId = await person("member", TeamRole.MEMBER);
+  const { org: gone } = await ops.orgs.createOrg({
+    org: { name: `${word} deleted`, slug: slug() },
+    ownerUserId: deletedUserId,
+  });
+  const deletedOrgId = gone?.id ?? "";
+  await ops.orgs.addOrgMember({ orgId: deletedOrgId, userId: tenant.ownerId, role: "owner" });
+  await ops.orgs.deleteOrg({ orgId: deletedOrgId, force: true });
+  await ops.users.deleteUser({ userId: deletedUserId });
+  const { auditEntries } = await owner.audit.listAuditEntries({ orgId, pageSize: 1 });
+  const auditEntryId = auditEntries[0]?.id ?? "";
+  const deleted = { deletedUserId, deletedTeamId, deletedOrgId };
+  return { ...tenant, ...deleted, harness, teamId, mateId, auditEntryId, person };
+};
+
+/** One way to call an RPC. */
+export interface Sample {
+  /** A request that succeeds for whoever may; what it takes away is made for it. */
+  readonly request: (world: World) => object | Promise<object>;
+  /** Who sends it: someone inside the org, or platform, or a service outside any org. */
+  readonly by: "owner" | "member" | "platform" | "service";
+  /** Fields with the form of an id that the RPC does not read. */
+  readonly ignored?: readonly string[];
+  /** A field with a value by which the request fails; without it a second try does, or a stale etag. */
+  readonly fault?: readonly [path: string, value: unknown];
+}
+
+/** By `Service.Method`; a second way to call the same RPC has a word behind it. */
+export type Samples = Readonly<Record<string, Sample>>;
