@@ -113,6 +113,10 @@ export const orgId = ({ values }: Carrier): string => {
 /** The selected org, or undefined. */
 export const maybeOrgId = ({ values }: Carrier): string | undefined => accessOf(values).orgId;
 
+/** The audit entry of this mutation. */
+export const entryId = ({ values }: Carrier): string =>
+  demand(values, keys.entry, "the audit entry").id;
+
 /** Announces the org that this call makes, so that its audit entry and its rows belong to it. */
 export const claimNewOrg = ({ values }: Carrier, id: string): void => {
   accessOf(values).newOrgId = id;

@@ -127,6 +127,12 @@ const rules: Readonly<Record<Reason, Rule>> = {
   TEAM_HAS_CHILDREN: unmet(() => "the team has sub-teams; delete with force"),
   TEAM_PARENT_DELETED: unmet((m) => `the team lies under the deleted team ${m.team_id}`),
   NOT_DELETED: taken("this is not deleted"),
+  STILL_LIVE: unmet(
+    (m) => `the ${m.user_id ? "user" : "org"} is live; delete first what is to be purged`,
+  ),
+  ANSWER_ERASED: unmet(
+    () => "this was done before, and its answer told of a person who was erased since",
+  ),
   ORG_SUSPENDED: unmet(() => "the org is suspended"),
   TEAM_TOO_DEEP: unmet((m) => `teams nest at most ${m.depth} deep`),
   OWNER_INACTIVE: unmet(() => "an owner must be an active user with an active membership"),
@@ -242,7 +248,7 @@ export const constraints: Readonly<Record<string, readonly [Reason, Metadata] | 
   orgs_state_check: null,
   orgs_labels_check: null,
   orgs_delete_time_check: null,
-  org_slugs_pkey: ["SLUG_TAKEN", { field: "org.slug" }],
+  org_slugs_pkey: null,
   org_slugs_org_id_fkey: null,
   roles_pkey: null,
   roles_name_check: null,

@@ -31,7 +31,7 @@ const mayImport: Record<string, readonly string[]> = {
   errors: ["gen", "database"],
   context: ["database"],
   database: [],
-  cli: ["config", "database", "main", "gen"],
+  cli: ["config", "database", "jobs", "main", "gen"],
   config: [],
 };
 

@@ -7,6 +7,7 @@ const commands = {
   migrate: () => import("./migrate.ts").then(({ migrate, help }) => ({ run: migrate, help })),
   token: () => import("./token.ts").then(({ token, help }) => ({ run: token, help })),
   config: () => import("./config.ts").then(({ config, help }) => ({ run: config, help })),
+  purge: () => import("./purge.ts").then(({ purge, help }) => ({ run: purge, help })),
   doctor: () => import("./doctor.ts").then(({ doctor, help }) => ({ run: doctor, help })),
 };
 
@@ -19,6 +20,7 @@ const overview = `usage: npx --no roster COMMAND
   migrate  bring the database's schema up to this version
   token    print a development token
   config   print the configuration in force, without secrets
+  purge    remove for good what was deleted and is due
   doctor   say what is wrong with a deployment and how to mend it
 
 npx --no roster COMMAND --help says more. The README lists the environment variables.`;

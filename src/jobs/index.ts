@@ -1,6 +1,8 @@
 /** What runs without a caller, beside the server, in every process that may log in as roster_worker. */
 import type { Logger } from "pino";
 import { removeExpiredKeys } from "./expired-keys.ts";
+import { purge } from "./purge.ts";
+import type { Limits } from "./worker.ts";
 
 const minuteMs = 60_000;
 
@@ -9,6 +11,17 @@ export interface Jobs {
   /** Starts nothing more and breaks off what runs. */
   stop(): Promise<void>;
 }
+
+/** One kind of work. It says in figures what it did, or nothing. */
+type Job = (url: string, limits: Limits) => Promise<Readonly<Record<string, number>>>;
+
+/** By the name that the log gives each. */
+const jobs: Readonly<Record<string, Job>> = {
+  "removed expired idempotency keys": async (url, limits) => ({
+    removed: await removeExpiredKeys(url, limits),
+  }),
+  purged: async (url, limits) => ({ ...(await purge(url, limits)) }),
+};
 
 /**
  * Starts the background work: first at some moment of the first minute, so that processes which start together do
@@ -22,13 +35,16 @@ export const startJobs = (url: string, log: Logger, everyMs = minuteMs): Jobs =>
   const { signal } = stopping;
   let running = Promise.resolve();
   const run = async (): Promise<void> => {
-    try {
-      const removed = await removeExpiredKeys(url, { signal });
-      if (removed > 0) log.debug({ removed }, "removed expired idempotency keys");
-    } catch (error) {
-      const { message, code } = error as Error & { code?: string };
-      // The next round tries again.
-      if (!signal.aborted) log.warn({ code, error: message }, "background work failed");
+    for (const [name, job] of Object.entries(jobs)) {
+      if (signal.aborted) return;
+      try {
+        const done = await job(url, { signal });
+        if (Object.values(done).some((count) => count > 0)) log.info(done, name);
+      } catch (error) {
+        const { message, code } = error as Error & { code?: string };
+        // The next round tries again.
+        if (!signal.aborted) log.warn({ code, error: message }, "background work failed");
+      }
     }
     if (!signal.aborted) wait(everyMs);
   };

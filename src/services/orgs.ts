@@ -137,6 +137,7 @@ type Orgs = Pick<
   | "updateOrg"
   | "deleteOrg"
   | "undeleteOrg"
+  | "purgeOrg"
   | "suspendOrg"
   | "reactivateOrg"
 >;
@@ -154,7 +155,6 @@ export const orgs = {
           values (${id}, ${nfc(required(org.name, "org.name"))}, ${slug}, ${orNull(nfc(org.externalId))},
             ${JSON.stringify(org.labels)})
           returning *),
-        s as (insert into roster.org_slugs (slug_key, org_id) select slug, id from o),
         m as (
           insert into roster.org_members (org_id, user_id, role) select id, ${ownerUserId}, 'owner' from o
           returning *)
@@ -166,7 +166,9 @@ export const orgs = {
 
   async getOrg(_request, context) {
     const row = await unitOfWork(context).one(
-      sql.type(orgRow)`select ${orgColumns} from roster.orgs o where o.id = ${orgId(context)}`,
+      sql.type(orgRow)`
+        select ${orgColumns} from roster.orgs o
+        where o.id = ${orgId(context)} and roster.kept(o.delete_time, o.purge_time, true)`,
       noOrg(orgId(context)),
     );
     return { org: toOrg(row) };
@@ -179,7 +181,8 @@ export const orgs = {
       from unnest(${sql.array([...new Set(orgIds)], "uuid")}) asked (id)
       cross join lateral (
         select * from roster.orgs
-        where id = asked.id and id = coalesce(${pinned}::uuid, id) and (delete_time is null or ${platform})
+        where id = asked.id and id = coalesce(${pinned}::uuid, id)
+          and roster.kept(delete_time, purge_time, ${platform})
         limit 1) o`);
     const { items, missingIds } = inOrder(orgIds, rows.map(toOrg));
     return sendable(context, { orgs: items, missingIds }, "org_ids");
@@ -206,7 +209,7 @@ export const orgs = {
     const chosen = selectionOf(request, page, false, choices);
     const [after = firstId] = page.after ?? [];
     const deleted = request.showDeleted && caller(context).platform;
-    const isShown = sql.fragment`(o.delete_time is null or ${deleted})`;
+    const isShown = sql.fragment`roster.kept(o.delete_time, o.purge_time, ${deleted})`;
     if (chosen) {
       const query = sql.type(placedRow)`
         select ${orgColumns}, ${chosen.position} as position from roster.orgs o
@@ -237,7 +240,6 @@ export const orgs = {
     if (changes.name) required(org.name, "org.name");
     const slug = changes.slug ? slugOf(org.slug) : "";
     const label = labelChange(org.labels, changes.labels);
-    // A former slug stays with its org, so nobody else can take a name that old links still use.
     const row = await unitOfWork(context).maybeOne(sql.type(orgRow)`
       with o as (
         update roster.orgs set
@@ -248,12 +250,7 @@ export const orgs = {
             - ${sql.array(label.remove, "text")}
         where id = ${id} and delete_time is null
           and version = coalesce(${versionOf(org.etag, "org.etag")}::bigint, version)
-        returning *),
-      s as (
-        insert into roster.org_slugs (slug_key, org_id)
-        select o.slug, o.id from o
-        where ${changes.slug} and not exists (
-          select from roster.org_slugs own where own.org_id = ${id} and own.slug_key = ${slug}))
+        returning *)
       select ${orgColumns} from o`);
     if (!row) throw fail("ETAG_STALE", { etag: (await versionNow(context)).version });
     checkLabelCount(row.org_labels, "org.labels");
@@ -266,16 +263,14 @@ export const orgs = {
     const row = await unitOfWork(context).maybeOne(sql.type(orgRow)`
       with o as (
         update roster.orgs set
-          delete_time = now(), purge_time = now() + make_interval(days => ${settings(context).purgeAfterDays}),
-          freed_slugs = array(select slug_key from roster.org_slugs where org_id = ${id})
+          delete_time = now(), purge_time = now() + make_interval(days => ${settings(context).purgeAfterDays})
         where id = ${id} and delete_time is null and version = coalesce(${version}::bigint, version)
           and (${force} or not (
             exists (select from roster.teams t where t.org_id = ${id} and t.delete_time is null)
             or exists (
               select from roster.org_members m join roster.users u on u.id = m.user_id and u.delete_time is null
               where m.org_id = ${id} and m.role <> 'owner')))
-        returning *),
-      freed as (delete from roster.org_slugs s using o where s.org_id = o.id)
+        returning *)
       select ${orgColumns} from o`);
     if (!row) {
       const now = await versionNow(context);
@@ -289,19 +284,23 @@ export const orgs = {
   async undeleteOrg(_request, context) {
     const id = orgId(context);
     const row = await unitOfWork(context).maybeOne(sql.type(orgRow)`
-      with former as (select * from roster.orgs where id = ${id} and delete_time is not null for update),
-      o as (
-        update roster.orgs o set delete_time = null, purge_time = null, freed_slugs = '{}'
-        from former where o.id = former.id
-        returning o.*),
-      own as (insert into roster.org_slugs (slug_key, org_id) select slug, id from o),
-      others as (
-        insert into roster.org_slugs (slug_key, org_id)
-        select freed.slug_key, former.id from former cross join unnest(former.freed_slugs) freed (slug_key)
-        where freed.slug_key <> former.slug
-        on conflict (slug_key) do nothing)
+      with o as (
+        update roster.orgs set delete_time = null, purge_time = null
+        where id = ${id} and delete_time is not null and purge_time > now()
+        returning *)
       select ${orgColumns} from o`);
-    if (!row) throw fail("NOT_DELETED");
+    if (row) return { org: toOrg(row) };
+    await versionNow(context);
+    throw fail("NOT_DELETED");
+  },
+
+  async purgeOrg({ orgId: id }, context) {
+    // What the function removes, the statement around it still sees.
+    const row = await unitOfWork(context).one(
+      sql.type(orgRow)`
+        select ${orgColumns} from roster.orgs o cross join roster.purge_org(${id}) where o.id = ${id}`,
+      noOrg(id),
+    );
     return { org: toOrg(row) };
   },
 

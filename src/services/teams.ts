@@ -129,7 +129,7 @@ export const teams = {
       sql.type(teamRow)`
         select ${teamColumns} from roster.teams t
         where t.org_id = ${orgId(context)} and t.id = ${teamId}
-          and (t.delete_time is null or ${showsDeleted})`,
+          and roster.kept(t.delete_time, t.purge_time, ${showsDeleted})`,
       noTeam(teamId),
     );
     return { team: toTeam(row) };
@@ -142,7 +142,8 @@ export const teams = {
       from unnest(${sql.array([...new Set(teamIds)], "uuid")}) asked (id)
       cross join lateral (
         select * from roster.teams
-        where org_id = ${orgId(context)} and id = asked.id and (delete_time is null or ${showsDeleted})
+        where org_id = ${orgId(context)} and id = asked.id
+          and roster.kept(delete_time, purge_time, ${showsDeleted})
         limit 1) t`);
     const { items, missingIds } = inOrder(teamIds, rows.map(toTeam));
     return sendable(context, { teams: items, missingIds }, "team_ids");
@@ -154,7 +155,7 @@ export const teams = {
     const [after = firstId] = page.after ?? [];
     const isShown = sql.fragment`
       t.org_id = ${orgId(context)}
-      and (t.delete_time is null or (${request.showDeleted} and ${showsDeleted}))`;
+      and roster.kept(t.delete_time, t.purge_time, ${request.showDeleted} and ${showsDeleted})`;
     if (chosen) {
       const query = sql.type(placedRow)`
         select ${teamColumns}, ${chosen.position} as position from roster.teams t
@@ -238,7 +239,7 @@ export const teams = {
     const row = await unit.maybeOne(sql.type(teamRow)`
       with recursive tree as (
         select t.id, t.delete_time from roster.teams t
-        where t.org_id = ${id} and t.id = ${teamId} and t.delete_time is not null
+        where t.org_id = ${id} and t.id = ${teamId} and t.delete_time is not null and t.purge_time > now()
           and not exists (
             select from roster.teams parent
             where parent.org_id = ${id} and parent.id = t.parent_team_id and parent.delete_time is not null)
@@ -254,7 +255,7 @@ export const teams = {
     const found = await unit.one(
       sql.type(z.object({ deleted: z.boolean(), parent_id: maybeText }))`
         select delete_time is not null as deleted, parent_team_id as parent_id from roster.teams
-        where org_id = ${id} and id = ${teamId}`,
+        where org_id = ${id} and id = ${teamId} and roster.kept(delete_time, purge_time, true)`,
       noTeam(teamId),
     );
     if (!found.deleted) throw fail("NOT_DELETED");

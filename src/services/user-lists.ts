@@ -74,7 +74,7 @@ const pageOfUsers = (org: string | undefined, after: string, deleted: boolean, {
   org === undefined
     ? sql.fragment`(
         select * from roster.users
-        where (delete_time is null or ${deleted}) and id > ${after}::uuid
+        where roster.kept(delete_time, purge_time, ${deleted}) and id > ${after}::uuid
         order by id limit ${limit}) u`
     : sql.fragment`(
         select user_id as id from roster.org_members
@@ -98,7 +98,7 @@ const pageOfChosen = (
           where k.org_id = ${org}`;
   return sql.fragment`(
     select u.*, ${chosen.places}, ${chosen.position} as position from ${tables}
-      and (u.delete_time is null or ${deleted}) and ${chosen.where}
+      and roster.kept(u.delete_time, u.purge_time, ${deleted}) and ${chosen.where}
     order by ${chosen.order} limit ${limit}) u`;
 };
 

@@ -1,7 +1,7 @@
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { v7 as uuid } from "uuid";
 import { z } from "zod";
-import { caller, maybeOrgId, settings, unitOfWork } from "../context.ts";
+import { caller, entryId, maybeOrgId, settings, unitOfWork } from "../context.ts";
 import {
   etag,
   type FragmentSqlToken,
@@ -168,6 +168,12 @@ const withState = async (
   return toUser(row);
 };
 
+const erasedRow = z.object({
+  suspended: z.array(z.string()),
+  changes: z.number(),
+  answers: z.number(),
+});
+
 const callerRow = z.object({ role: z.string(), permissions: z.array(z.string()) });
 
 type Users = Omit<
@@ -224,7 +230,7 @@ export const users = {
   async getUser({ userId, view }, context) {
     // In an org row-level security shows its members alone; deleted users are for the platform.
     const deleted = caller(context).platform;
-    const isAsked = sql.fragment`u.id = ${userId} and (u.delete_time is null or ${deleted})`;
+    const isAsked = sql.fragment`u.id = ${userId} and roster.kept(u.delete_time, u.purge_time, ${deleted})`;
     return { user: await userWhere(context, view, isAsked, noUser(userId)) };
   },
 
@@ -234,7 +240,7 @@ export const users = {
     const found = sql.fragment`
       unnest(${sql.array([...new Set(userIds)], "uuid")}) asked (id)
       cross join lateral (
-        select * from roster.users where id = asked.id and (delete_time is null or ${deleted}) limit 1) u
+        select * from roster.users where id = asked.id and roster.kept(delete_time, purge_time, ${deleted}) limit 1) u
       ${userJoin}`;
     const rows =
       view === View.FULL
@@ -307,15 +313,41 @@ export const users = {
     const row = await unit.maybeOne(sql.type(userRow)`
       with u as (
         update roster.users set delete_time = null, purge_time = null
-        where id = ${userId} and delete_time is not null
+        where id = ${userId} and delete_time is not null and purge_time > now()
         returning *)
       select ${userColumns} from u ${userJoin}`);
     if (row) return { user: toUser(row) };
     await unit.one(
-      sql.type(z.object({}))`select from roster.users where id = ${userId}`,
+      sql.type(z.object({}))`select from roster.users where id = ${userId} and delete_time is null`,
       noUser(userId),
     );
     throw fail("NOT_DELETED");
+  },
+
+  async purgeUser({ userId }, context) {
+    // What the function removes, the statement around it still sees.
+    const row = await unitOfWork(context).one(
+      sql.type(userRow)`
+        select ${userColumns} from roster.users u cross join roster.purge_user(${userId}) ${userJoin}
+        where u.id = ${userId}`,
+      noUser(userId),
+    );
+    return { user: toUser(row) };
+  },
+
+  async eraseUser({ userId, force }, context) {
+    const auditEntryId = entryId(context);
+    const row = await unitOfWork(context).one(
+      sql.type(erasedRow)`
+        select suspended, changes, answers from roster.erase_user(${userId}, ${force}, ${auditEntryId})`,
+      () => new Error("a function without a result"),
+    );
+    return {
+      auditEntryId,
+      suspendedOrgIds: row.suspended,
+      erasedChangeCount: row.changes,
+      erasedAnswerCount: row.answers,
+    };
   },
 
   async suspendUser({ userId, etag: given }, context) {

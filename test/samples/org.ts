@@ -16,6 +16,12 @@ const newOrg = async (harness: Harness): Promise<string> => {
   return org?.id ?? "";
 };
 
+const deletedOrg = async (harness: Harness): Promise<string> => {
+  const orgId = await newOrg(harness);
+  await harness.ops.orgs.deleteOrg({ orgId });
+  return orgId;
+};
+
 export const orgSamples: Samples = {
   "OrgService.CreateOrg": {
     by: "platform",
@@ -38,11 +44,12 @@ export const orgSamples: Samples = {
   "OrgService.DeleteOrg": { by: "owner", request: ({ orgId }) => ({ orgId, force: true }) },
   "OrgService.UndeleteOrg": {
     by: "platform",
-    request: async ({ harness }) => {
-      const orgId = await newOrg(harness);
-      await harness.ops.orgs.deleteOrg({ orgId });
-      return { orgId };
-    },
+    request: async ({ harness }) => ({ orgId: await deletedOrg(harness) }),
+  },
+  "OrgService.PurgeOrg": {
+    by: "platform",
+    request: async ({ harness }) => ({ orgId: await deletedOrg(harness) }),
+    fault: ["org_id", "not-an-id"],
   },
   "OrgService.SuspendOrg": {
     by: "platform",

@@ -7,6 +7,12 @@ const email = (): string => `${randomUUID()}@example.com`;
 const emailOf = async ({ ops }: Harness, userId: string): Promise<string> =>
   (await ops.users.getUser({ userId })).user?.email ?? "";
 
+const deletedUser = async (harness: Harness): Promise<string> => {
+  const userId = await harness.user();
+  await harness.ops.users.deleteUser({ userId });
+  return userId;
+};
+
 export const userSamples: Samples = {
   "UserService.GetCaller": { by: "member", request: ({ orgId }) => ({ orgId }) },
   "UserService.CreateUser": {
@@ -63,11 +69,7 @@ export const userSamples: Samples = {
   },
   "UserService.UndeleteUser": {
     by: "platform",
-    request: async ({ harness }) => {
-      const userId = await harness.user();
-      await harness.ops.users.deleteUser({ userId });
-      return { userId };
-    },
+    request: async ({ harness }) => ({ userId: await deletedUser(harness) }),
   },
   "UserService.SuspendUser": {
     by: "platform",
@@ -80,6 +82,16 @@ export const userSamples: Samples = {
       await harness.ops.users.suspendUser({ userId });
       return { userId };
     },
+  },
+  "UserService.PurgeUser": {
+    by: "platform",
+    request: async ({ harness }) => ({ userId: await deletedUser(harness) }),
+    fault: ["user_id", "not-an-id"],
+  },
+  "UserService.EraseUser": {
+    by: "platform",
+    request: async ({ harness }) => ({ userId: await deletedUser(harness) }),
+    fault: ["user_id", "not-an-id"],
   },
   "UserService.GetProfile": {
     by: "member",

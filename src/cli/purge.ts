@@ -1,0 +1,84 @@
+import { parseArgs } from "node:util";
+import { ConfigError, inspectConfig } from "../config.ts";
+import { type Purgeable, type PurgeStep, purgeable, purge as run } from "../jobs/purge.ts";
+import { startDevelopmentDatabase } from "./development.ts";
+import { UsageError } from "./usage.ts";
+
+export const help = `usage: npx --no roster purge [--dry-run]
+
+Removes for good what was deleted and whose purge_time has come, on WORKER_DATABASE_URL: at once, as a server with
+that URL does by itself every minute. Without it, and without DATABASE_URL, it works on the embedded PostgreSQL of
+development, which it starts for the call if need be. It may be broken off at any time, and run again.
+  --dry-run  says what would go, and changes nothing
+Exit codes: 0 done, 1 failed, 2 the call or the configuration is wrong.`;
+
+const options = { "dry-run": { type: "boolean", default: false } } as const;
+
+/** Purges and says what went; with --dry-run, what would go. */
+export const purge = async (args: readonly string[]): Promise<void> => {
+  const dry = parse(args).values["dry-run"];
+  const work = dry ? show : remove;
+  // It listens nowhere and trusts nobody, so nothing else of the environment is judged.
+  const { faults, values } = inspectConfig();
+  const own = faults.filter((fault) => fault.startsWith("WORKER_DATABASE_URL"));
+  if (own.length > 0) throw new ConfigError(own);
+  if (values.WORKER_DATABASE_URL !== undefined) {
+    await work(values.WORKER_DATABASE_URL);
+  } else if (values.DATABASE_URL !== undefined) {
+    throw new ConfigError([
+      "WORKER_DATABASE_URL: must be set beside DATABASE_URL; it logs in as roster_worker",
+    ]);
+  } else {
+    const { ROSTER_DATA_DIR: dataDir } = values;
+    const { embedded, urls } = await startDevelopmentDatabase(dataDir, console.error);
+    try {
+      await work(urls.worker);
+    } finally {
+      await embedded.stop();
+    }
+  }
+};
+
+const parse = (args: readonly string[]) => {
+  try {
+    return parseArgs({ args: [...args], options, allowPositionals: false });
+  } catch (error) {
+    throw new UsageError((error as Error).message);
+  }
+};
+
+const counted = (count: number, noun: string): string =>
+  `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
+
+const show = async (url: string): Promise<void> => {
+  const found = await purgeable(url);
+  for (const line of found.map(described)) console.log(line);
+  if (found.length === 0) console.log("nothing is due");
+};
+
+const described = ({ resourceType, resourceId, dueTime, items, rows }: Purgeable): string => {
+  const what = resourceId === null ? counted(items, resourceType) : `${resourceType} ${resourceId}`;
+  return `would purge ${what}, due since ${dueTime.toISOString()}, with ${counted(rows, "row")} that hang on it`;
+};
+
+const progressMs = 1_000;
+
+/** Tells of each org that is gone, and about once a second how far it is with a large one. */
+const remove = async (url: string): Promise<void> => {
+  const rows = new Map<string | null, number>();
+  let toldMs = performance.now();
+  const tell = ({ resourceType, resourceId, items, rows: removed }: PurgeStep): void => {
+    const sofar = (rows.get(resourceId) ?? 0) + removed;
+    rows.set(resourceId, sofar);
+    const done = resourceType === "org" && items > 0;
+    const now = performance.now();
+    if (!done && now - toldMs < progressMs) return;
+    toldMs = now;
+    const where = resourceId === null ? "users" : `org ${resourceId}`;
+    console.log(`${done ? "purged" : "purging"} ${where}: ${counted(sofar, "row")}`);
+  };
+  const { orgs, users, teams } = await run(url, {}, tell);
+  console.log(
+    `purged ${counted(orgs, "org")}, ${counted(users, "user")}, ${counted(teams, "team")}`,
+  );
+};
