@@ -12,6 +12,9 @@ const may = "●";
 
 type Cells = readonly string[];
 
+/** The permission that is the platform's alone: no role has it, and a service that has it is the platform. */
+const ofPlatform = "roster.platform";
+
 /** Whether the call changes a membership, for which nobody may hand out more than they hold. */
 const isBounded = ({ scope, permission }: Access): boolean =>
   scope === Scope.ORG && /^members\.(add|update|remove)$/.test(permission);
@@ -37,7 +40,11 @@ const inOrg = (permission: string, option: Access, permissions: Permissions): Ce
   "in an org",
   ...roles.map((role) => roleCell(role, permission, option, permissions)),
   option.self === "" ? mayNot : may,
-  permissions.closed?.includes(permission) ? mayNot : isBounded(option) ? "≤" : may,
+  permission === ofPlatform || permissions.closed?.includes(permission)
+    ? mayNot
+    : isBounded(option)
+      ? "≤"
+      : may,
   may,
 ];
 
@@ -50,7 +57,7 @@ const selfCell = ({ own, self, selfMask }: Access): string => {
 };
 
 const outside = (option: Access): Cells => [
-  option.permission || "roster.platform",
+  option.permission || ofPlatform,
   "outside",
   ...noRoles,
   selfCell(option),

@@ -38,6 +38,8 @@ UserService.DeleteUser              roster.platform – –   –   – –   �
 UserService.UndeleteUser            roster.platform – –   –   – –   –   –     –     .    –   .    –    –   –    ●
 UserService.SuspendUser             roster.platform – –   –   – –   –   –     –     .    –   .    –    –   –    ●
 UserService.ReactivateUser          roster.platform – –   –   – –   –   –     –     .    –   .    –    –   –    ●
+UserService.PurgeUser               roster.platform – –   –   – –   –   –     –     .    –   .    –    –   –    ●
+UserService.EraseUser               roster.platform – –   –   – –   –   –     –     .    –   .    –    –   –    ●
 UserService.GetProfile              members.get     – –   –   ● ●   ●   ●     ●     ●    ●   ●    –    x   x    ●
 UserService.GetProfile outside      users.get       – –   –   – –   –   –     –     ●    .   ●    –    .   –    ●
 UserService.UpdateProfile           members.update  – –   –   – –   –   ●     ●     ●    ●   ●    –    x   x    ●
@@ -51,6 +53,7 @@ OrgService.ListOrgs                 orgs.get        – –   –   – –   �
 OrgService.UpdateOrg                org.update      – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●
 OrgService.DeleteOrg                org.delete      – –   –   – –   –   –     ●     .    –   –    –    x   x    ●
 OrgService.UndeleteOrg              roster.platform x x   x   x x   x   x     x     .    x   .    ∅    x   x    ●
+OrgService.PurgeOrg                 roster.platform – –   –   – –   –   –     –     .    –   .    –    –   –    ●
 OrgService.SuspendOrg               roster.platform x x   x   x x   x   x     x     .    x   .    –    x   x    ●
 OrgService.ReactivateOrg            roster.platform x x   x   x x   x   x     x     .    x   .    !    x   x    ●
 OrgService.AddOrgMember             members.add     – –   –   – –   –   ●     ●     .    ≤   ≤    –    x   x    ●

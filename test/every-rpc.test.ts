@@ -100,7 +100,15 @@ describe("Every id in every request", () => {
 
   test("is of a kind that these tests know", () => {
     expect(new Set(resources.map(([, , path]) => path.split(".").at(-1)))).toEqual(
-      new Set(["id", "user_id", "owner_user_id", "team_id", "parent_team_id", "audit_entry_id"]),
+      new Set([
+        "id",
+        "user_id",
+        "owner_user_id",
+        "org_id",
+        "team_id",
+        "parent_team_id",
+        "audit_entry_id",
+      ]),
     );
   });
 
@@ -110,7 +118,9 @@ describe("Every id in every request", () => {
       ? { foreign: other.teamId, deleted: home.deletedTeamId }
       : path === "audit_entry_id"
         ? { foreign: other.auditEntryId }
-        : { foreign: other.mateId, deleted: home.deletedUserId };
+        : path === "org_id"
+          ? { foreign: other.orgId, deleted: home.deletedOrgId }
+          : { foreign: other.mateId, deleted: home.deletedUserId };
 
   const alike = async (
     way: Way,
@@ -167,8 +177,8 @@ describe("Every id in every request", () => {
       const everywhere = way.by === "platform" || way.by === "service";
       // A live user may be added by whoever knows their id: the one exception.
       const known = everywhere || way.name === "OrgService.AddOrgMember";
-      // What is to be brought back is deleted.
-      const gone = way.method.name.startsWith("Undelete") ? undefined : deleted;
+      // What is to be brought back or removed for good is deleted.
+      const gone = /^(Undelete|Purge|Erase)/.test(way.method.name) ? undefined : deleted;
       const ids = [...(known ? [] : [foreign]), ...(gone ? [gone] : [])];
       const request = await requestOf(way, home);
       const refused = await alike(
