@@ -84,6 +84,14 @@ describe("The last owner of an org", () => {
     expect((await ops.users.deleteUser({ userId })).user?.deleteTime).toBeDefined();
   });
 
+  test("cannot be removed by hand either, while an org is theirs alone", async () => {
+    const userId = await harness.current.user();
+    await owned(1, [userId]);
+    const { admin } = harness.current;
+    const removed = byHand(admin, "delete from roster.users where id = $1", [userId]);
+    await expect(removed).rejects.toThrow("LAST_OWNER");
+  });
+
   test("may be deleted when the org is deleted or suspended, and still then the org is not theirs", async () => {
     const { ops, admin } = harness.current;
     const userId = await harness.current.user();
