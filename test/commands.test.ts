@@ -91,7 +91,7 @@ describe("token", () => {
 
 describe("roster", () => {
   test("helps with each command, and exits with 0", async () => {
-    for (const command of ["", "serve ", "migrate ", "token ", "config ", "doctor "]) {
+    for (const command of ["", "serve ", "migrate ", "token ", "config ", "purge ", "doctor "]) {
       const { code, stdout, stderr } = await roster(`${command}--help`.split(" "));
       expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
       expect(stdout).toContain(`usage: npx --no roster ${command.trim()}`);

@@ -58,7 +58,9 @@ const show = async (url: string): Promise<void> => {
 
 const described = ({ resourceType, resourceId, dueTime, items, rows }: Purgeable): string => {
   const what = resourceId === null ? counted(items, resourceType) : `${resourceType} ${resourceId}`;
-  return `would purge ${what}, due since ${dueTime.toISOString()}, with ${counted(rows, "row")} that hang on it`;
+  const on = items === 1 && resourceId !== null ? "it" : "them";
+  const since = dueTime.toISOString();
+  return `would purge ${what}, due since ${since}, with ${counted(rows, "row")} that hang on ${on}`;
 };
 
 const progressMs = 1_000;
