@@ -14,9 +14,6 @@ create policy roles_gate_delete on roster.roles for delete to roster_gate using 
 create policy org_members_gate_delete on roster.org_members for delete to roster_gate using (true);
 create policy teams_gate_delete on roster.teams for delete to roster_gate using (true);
 create policy team_members_gate_delete on roster.team_members for delete to roster_gate using (true);
--- It holds the memberships of whom it erases; a row lock needs the update policy.
-grant update (version) on roster.org_members to roster_gate;
-create policy org_members_gate_lock on roster.org_members for update to roster_gate using (true) with check (false);
 -- It closes the organisations that an erased person leaves without an owner, and changes nothing else of them.
 grant update (state) on roster.orgs to roster_gate;
 create policy orgs_gate_suspend on roster.orgs for update to roster_gate
@@ -287,20 +284,23 @@ create policy audit_changes_forget on roster.audit_changes for update to roster_
   using (person is not null) with check (before is null and after is null and salt is null);
 
 -- Removes a person at once, live or deleted, and what the log and the kept answers hold about them; also one who was
--- purged before. The memberships are held first, then the organisations, then the user: the order in which a change
--- of a membership comes by them.
+-- purged before. All organisations of the person are held first, since their memberships go too, and then the user.
 --   force          suspends the organisations of which the person is the last owner, instead of refusing
 create function roster.erase_user(person uuid, force boolean, entry uuid)
   returns table (suspended uuid[], changes int, answers int)
   language plpgsql volatile security definer set search_path = ''
   as $$
 declare
+  orgs constant uuid[] := array(select m.org_id from roster.org_members m where m.user_id = person);
   org uuid;
   there boolean;
 begin
   perform roster.demand_platform();
-  perform from roster.org_members m where m.user_id = person order by m.org_id for no key update;
+  perform from roster.orgs o where o.id = any (orgs) order by o.id for no key update;
   perform roster.lock_owned_orgs(person);
+  if exists (select from roster.org_members m where m.user_id = person and m.org_id <> all (orgs)) then
+    raise exception 'became a member meanwhile' using errcode = 'serialization_failure';
+  end if;
   suspended := '{}';
   for org in
     select m.org_id from roster.org_members m
