@@ -177,6 +177,7 @@ create function roster.purge(most int, entry uuid)
   as $$
 declare
   due constant timestamptz := now() - interval '2 minutes';
+  ids uuid[];
 begin
   if not pg_try_advisory_xact_lock(5_118_620_947) then
     resource_type := 'busy';
@@ -195,46 +196,41 @@ begin
     return;
   end if;
 
-  if exists (select from roster.users u where u.purge_time <= due) then
+  ids := array(
+    select u.id from roster.users u where u.purge_time <= due
+    order by u.purge_time limit least(most, 50) for update skip locked);
+  if cardinality(ids) > 0 then
     perform roster.open_work(null, entry, 'purge');
-    delete from roster.users u where u.id in (
-      select d.id from roster.users d where d.purge_time <= due
-      order by d.purge_time limit least(most, 50) for update skip locked);
-    get diagnostics items = row_count;
     resource_type := 'user';
+    delete from roster.users u where u.id = any (ids);
+    get diagnostics items = row_count;
     rows := items;
-    -- Others hold those that are left; they are tried again in the next round.
-    if items > 0 then
-      return next;
-      return;
-    end if;
+    return next;
+    return;
   end if;
 
-  -- An undelete holds the organisation as well.
+  -- An undelete holds the organisation as well. Teams go from the leaves up, their members first.
   select o.id into resource_id from roster.orgs o
     where o.id = (select t.org_id from roster.teams t where t.purge_time <= due order by t.purge_time limit 1)
     for no key update skip locked;
-  if found then
+  ids := array(
+    select t.id from roster.teams t
+    where t.org_id = resource_id and t.purge_time <= due and not exists (
+      select from roster.teams child where child.org_id = t.org_id and child.parent_team_id = t.id)
+    limit most);
+  if cardinality(ids) > 0 then
     perform roster.open_work(resource_id, entry, 'purge');
     resource_type := 'team';
     items := 0;
     delete from roster.team_members where ctid = any (array(
-      select m.ctid from roster.team_members m
-      join roster.teams t on t.org_id = m.org_id and t.id = m.team_id
-      where t.org_id = resource_id and t.purge_time <= due limit most));
+      select m.ctid from roster.team_members m where m.org_id = resource_id and m.team_id = any (ids) limit most));
     get diagnostics rows = row_count;
     if rows = 0 then
-      delete from roster.teams where ctid = any (array(
-        select t.ctid from roster.teams t
-        where t.org_id = resource_id and t.purge_time <= due and not exists (
-          select from roster.teams child where child.org_id = t.org_id and child.parent_team_id = t.id)
-        limit most));
+      delete from roster.teams t where t.org_id = resource_id and t.id = any (ids);
       get diagnostics items = row_count;
       rows := items;
     end if;
-    if rows > 0 then
-      return next;
-    end if;
+    return next;
   end if;
 end
 $$;

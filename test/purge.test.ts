@@ -280,7 +280,11 @@ describe("The background purge", () => {
     await due("users", userId);
     await admin.query("begin");
     await admin.query("select from roster.users where id = $1 for update", [userId]);
+    const entries = async () =>
+      (await admin.query("select from roster.audit_entries where method = 'purge'")).rowCount;
+    const before = await entries();
     expect(await purge(urls.worker)).toEqual({ orgs: 0, users: 0, teams: 0 });
+    expect(await entries()).toBe(before);
     await admin.query("rollback");
     expect(await purge(urls.worker)).toEqual({ orgs: 0, users: 1, teams: 0 });
   });
