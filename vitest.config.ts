@@ -1,6 +1,8 @@
 import { defineConfig } from "vitest/config";
+import { weakenSources } from "./test/mutants/weakness.ts";
 
 export default defineConfig({
+  plugins: [weakenSources()],
   test: {
     include: ["test/**/*.test.ts"],
     // Starts the one database server of the run; each file clones its own database from it.

@@ -1,21 +1,19 @@
-/** The real commands in processes of their own, with a data folder that goes when the file ends. */
+/** The real commands in processes of their own, with a data folder that goes with the run. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { chmodSync, mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { chmodSync, mkdtempSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { afterAll, onTestFinished } from "vitest";
+import { inject, onTestFinished } from "vitest";
 
 /** This clone. */
 export const root = fileURLToPath(new URL("..", import.meta.url));
-/** Made for this test file. */
-export const folder = mkdtempSync(join(tmpdir(), "roster-cli-"));
+/** Made for this test process, whose files share it; it goes with the run's. */
+export const folder = mkdtempSync(join(inject("folder"), "cli-"));
 // As root, PostgreSQL runs as another account, which must be able to enter.
 chmodSync(folder, 0o755);
 /** What the commands keep, unless told otherwise. */
 export const dataDir = join(folder, "data");
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 /** Nothing of the environment of the tests but what every shell has. */
 export const base = { PATH: process.env.PATH, HOME: process.env.HOME, ROSTER_DATA_DIR: dataDir };

@@ -66,12 +66,13 @@ describe("the session of an org", () => {
   });
 
   test("learns that a slug is taken, and not by whom", async () => {
-    const claim = "insert into roster.org_slugs (slug_key, org_id) values ($1, $2)";
-    const { error } = await inA(claim, [b.slug, a.orgId]);
-    expect(error).toMatchObject({ code: "23505", constraint: "org_slugs_pkey" });
-    expect(error?.detail).toBeUndefined();
-    const take = `${claim} on conflict (slug_key) do update set org_id = excluded.org_id`;
-    expect((await inA(take, [b.slug, a.orgId])).code).toBe("42501");
+    const take = "update roster.orgs set slug = $1 where id = $2";
+    const { error } = await inA(take, [b.slug, a.orgId]);
+    expect(error).toMatchObject({ code: "RS001", message: "SLUG_TAKEN" });
+    expect(error?.detail).toBe('{"field": "org.slug"}');
+    // It claims none but as the org that it is.
+    const claim = "insert into roster.org_slugs (slug_key, org_id) values ('mine', $1)";
+    for (const orgId of [a.orgId, b.orgId]) expect((await inA(claim, [orgId])).code).toBe("42501");
   });
 
   test("may use the id of another org's team", async () => {
@@ -243,10 +244,6 @@ describe("the session of a user outside any org", () => {
       "a membership",
       () => `insert into roster.org_members (org_id, user_id, role)
         values ('${b.orgId}', '${a.guestId}', 'member')`,
-    ],
-    [
-      "a slug",
-      () => `insert into roster.org_slugs (slug_key, org_id) values ('mine', '${a.orgId}')`,
     ],
     [
       "an org",

@@ -16,6 +16,7 @@ import { OrgService } from "../src/gen/roster/v1/org_service_pb.ts";
 import { TeamService } from "../src/gen/roster/v1/team_service_pb.ts";
 import { UserService } from "../src/gen/roster/v1/user_service_pb.ts";
 import { type RunningServer, type ServerOptions, startServer } from "../src/main.ts";
+import { weakenDatabase } from "./mutants/weakness.ts";
 
 /** One caller's view of the service. */
 export interface Callers {
@@ -218,6 +219,7 @@ export const startHarness = async (options: Partial<ServerOptions> = {}): Promis
     log: pino({ level: "debug" }, { write: (line: string) => void logs.push(JSON.parse(line)) }),
     ...options,
   });
+  await weakenDatabase(admin);
   const token = await tokenFor("service:ops", { scope: "roster.platform" });
   const ops = callersOf(`http://127.0.0.1:${server.port}`, token);
   return new Harness({ server, urls, logs, ops, admin, folder });

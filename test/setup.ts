@@ -10,6 +10,8 @@ import { provision } from "../src/database/provision.ts";
 
 declare module "vitest" {
   export interface ProvidedContext {
+    /** Where tests may keep what goes with the run. */
+    folder: string;
     /** A superuser's URL of the run's server. */
     adminUrl: string;
     /** The migrated database to clone. */
@@ -32,6 +34,7 @@ export const setup = async (project: TestProject): Promise<() => Promise<void>> 
   await provision(adminUrl, template);
 
   const { privateKey } = await generateKeyPair("ES256", { extractable: true });
+  project.provide("folder", folder);
   project.provide("adminUrl", adminUrl);
   project.provide("template", template);
   project.provide("signingKey", { ...(await exportJWK(privateKey)), kid: "test", alg: "ES256" });
