@@ -65,7 +65,7 @@ const absent = "ORG_MEMBER_NOT_FOUND";
 export const operations = {
   addOwner: {
     tide: "flood",
-    share: 4,
+    share: 7,
     by: anyone,
     send: addMember("owner"),
     fair: inOrg("ORG_MEMBER_EXISTS", "USER_NOT_FOUND"),
@@ -79,49 +79,49 @@ export const operations = {
   },
   promote: {
     tide: "flood",
-    share: 4,
+    share: 6,
     by: anyone,
     send: changeMember({ role: "owner" }),
     fair: inOrg(absent, "OWNER_INACTIVE"),
   },
   demote: {
     tide: "ebb",
-    share: 7,
+    share: 9,
     by: [...anyone, "self"],
     send: changeMember({ role: "admin" }),
     fair: inOrg(absent, "LAST_OWNER"),
   },
   suspendMember: {
     tide: "ebb",
-    share: 6,
+    share: 8,
     by: [...anyone, "self"],
     send: changeMember({ state: OrgMemberState.SUSPENDED }),
     fair: inOrg(absent, "LAST_OWNER"),
   },
   reactivateMember: {
     tide: "flood",
-    share: 3,
+    share: 4,
     by: anyone,
     send: changeMember({ state: OrgMemberState.ACTIVE }),
     fair: inOrg(absent, "OWNER_INACTIVE"),
   },
   remove: {
     tide: "ebb",
-    share: 6,
+    share: 7,
     by: anyone,
     send: removeMember,
     fair: inOrg(absent, "LAST_OWNER"),
   },
   leave: {
     tide: "ebb",
-    share: 4,
+    share: 6,
     by: ["self"],
     send: removeMember,
     fair: inOrg(absent, "LAST_OWNER"),
   },
   suspendUser: {
     tide: "ebb",
-    share: 4,
+    share: 2,
     by: operator,
     send: ({ users }, { userId, requestId, etag }, options) =>
       users.suspendUser({ userId, requestId, etag: etag.user }, options),
@@ -129,7 +129,7 @@ export const operations = {
   },
   reactivateUser: {
     tide: "flood",
-    share: 4,
+    share: 6,
     by: operator,
     send: ({ users }, { userId, requestId, etag }, options) =>
       users.reactivateUser({ userId, requestId, etag: etag.user }, options),
@@ -145,7 +145,7 @@ export const operations = {
   },
   undeleteUser: {
     tide: "flood",
-    share: 3,
+    share: 5,
     by: operator,
     send: ({ users }, { userId, requestId }, options) =>
       users.undeleteUser({ userId, requestId }, options),
@@ -169,7 +169,7 @@ export const operations = {
   },
   reactivateOrg: {
     tide: "flood",
-    share: 2,
+    share: 3,
     by: operator,
     send: ({ orgs }, { orgId, requestId, etag }, options) =>
       orgs.reactivateOrg({ orgId, requestId, etag: etag.org }, options),
@@ -185,7 +185,7 @@ export const operations = {
   },
   undeleteOrg: {
     tide: "flood",
-    share: 2,
+    share: 5,
     by: operator,
     send: ({ orgs }, { orgId, requestId }, options) =>
       orgs.undeleteOrg({ orgId, requestId }, options),
@@ -193,7 +193,7 @@ export const operations = {
   },
   createOrg: {
     tide: "flood",
-    share: 1,
+    share: 2,
     by: operator,
     send: ({ orgs }, { userId: ownerUserId, requestId, slug }, options) =>
       orgs.createOrg({ org: { name: "Org", slug }, ownerUserId, requestId }, options),

@@ -42,6 +42,10 @@ const people = 8;
 /** Of so many people four in five operations on an org tell, so that the same few meet often. */
 const near = 3;
 const connections = 8;
+/** So many operations all connections mostly spend on one org, before they go on to the next together. */
+const gust = 8;
+/** So many of them mostly bring people, the rest mostly take them. */
+const flood = 5;
 
 /** Numbers from 0 to 1 that the seed decides: mulberry32. */
 const randomOf = (seed: number): (() => number) => {
@@ -65,18 +69,15 @@ function* dealt(tide: "flood" | "ebb", below: (n: number) => number): Generator<
   }
 }
 
-/**
- * What one connection does, without end. All of them go from org to org together, first to bring people and then to
- * take them away.
- */
+/** What one connection does, without end. All of them go from org to org together. */
 export function* drawsOf(seed: number, connection: number): Generator<Draw, never> {
   const random = randomOf(seed * connections + connection);
   const below = (n: number): number => Math.floor(random() * n);
   const chance = (share: number): boolean => random() < share;
   const tides = [dealt("flood", below), dealt("ebb", below)] as const;
   for (let turn = 0; ; turn++) {
-    const kind = tides[turn % 8 < 4 ? 0 : 1].next().value;
-    const org = chance(0.8) ? Math.floor(turn / 8) % places : below(places);
+    const kind = tides[turn % gust < flood === chance(0.85) ? 0 : 1].next().value;
+    const org = chance(0.8) ? Math.floor(turn / gust) % places : below(places);
     const someone = (): number => (chance(0.9) ? (org * 2 + below(near)) % people : below(people));
     const [person, other] = [someone(), someone()];
     const { by } = operations[kind];
@@ -90,7 +91,7 @@ export function* drawsOf(seed: number, connection: number): Generator<Draw, neve
       withEtag: chance(0.2),
       withRequestId: twice || chance(0.3),
       twice,
-      force: chance(0.5),
+      force: chance(0.7),
     };
   }
 }
@@ -110,7 +111,8 @@ export class Storm {
   readonly alarms: string[] = [];
   /** How often somebody looked for orgs without an owner. */
   looks = 0;
-  private left = 0;
+  /** Kinds of which none has succeeded yet. */
+  readonly missing = new Set<string>(kinds);
   private readonly harness: Harness;
   private readonly userIds: string[] = [];
   private readonly tokens: string[] = [];
@@ -122,20 +124,34 @@ export class Storm {
     this.harness = harness;
   }
 
-  /** Runs so many operations over all connections, while another connection looks on. */
+  /**
+   * Runs at least so many operations over all connections, while another connection looks on. It goes on until each
+   * kind has succeeded, for three times as many at most.
+   */
   async run(seed: number, count: number): Promise<void> {
     await this.settle();
-    this.left = count;
+    const sources = Array.from({ length: connections }, (_, connection) => ({
+      clients: callersOf(this.harness.baseUrl, ""),
+      draws: drawsOf(seed, connection),
+    }));
     let over = false;
-    const blowing = Array.from({ length: connections }, (_, i) => this.blow(drawsOf(seed, i)));
-    const storm = Promise.all(blowing).finally(() => {
-      over = true;
-    });
     const watch = async (): Promise<void> => {
       while (!over && this.alarms.length === 0) await this.look();
     };
-    await Promise.all([storm, watch()]);
+    const blow = async (): Promise<void> => {
+      while (this.isShort(count) && this.alarms.length === 0)
+        await Promise.all(sources.map(({ clients, draws }) => this.gust(clients, draws)));
+    };
+    const blowing = blow().finally(() => {
+      over = true;
+    });
+    await Promise.all([blowing, watch()]);
     if (this.alarms.length === 0) await this.look();
+  }
+
+  private isShort(count: number): boolean {
+    const { length } = this.outcomes;
+    return length < count || (this.missing.size > 0 && length < 3 * count);
   }
 
   private async settle(): Promise<void> {
@@ -165,10 +181,8 @@ export class Storm {
     if (former) await orgs.deleteOrg({ orgId: former.orgId, force: true, allowMissing: true });
   }
 
-  private async blow(draws: Generator<Draw, never>): Promise<void> {
-    const clients = callersOf(this.harness.baseUrl, "");
-    while (this.alarms.length === 0 && this.left-- > 0)
-      await this.perform(clients, draws.next().value);
+  private async gust(clients: Callers, draws: Generator<Draw, never>): Promise<void> {
+    for (let turn = 0; turn < gust; turn++) await this.perform(clients, draws.next().value);
   }
 
   private async perform(clients: Callers, draw: Draw): Promise<void> {
@@ -192,7 +206,9 @@ export class Storm {
     for (const { code, reason } of endings)
       if (code !== "OK" && !fair.includes(reason)) this.alarm(`${kind}: ${code} ${reason}`);
     const answer = endings.find((ending) => ending.answer)?.answer;
-    if (answer) await this.learn(draw, answer);
+    if (!answer) return;
+    this.missing.delete(kind);
+    await this.learn(draw, answer);
   }
 
   private targetOf({ org, person, withEtag, withRequestId, force }: Draw): Target {
