@@ -42,6 +42,11 @@ export const etag = becoming(
   (version) => `"${version}"`,
 );
 
+/** Others changed what a unit of work had looked at. It is done again, as after a serialization failure. */
+export class Overtaken extends Error {
+  readonly code = "40001";
+}
+
 /** What an RPC's statements run on, already in its tenant. */
 export interface UnitOfWork {
   /** All rows of a query. */

@@ -9,7 +9,7 @@ import type { OrgService } from "../gen/roster/v1/org_service_pb.ts";
 import { View } from "../gen/roster/v1/view_pb.ts";
 import { foldedText, oneOf, text, time } from "./conditions.ts";
 import { briefProfileColumns, briefProfileShape, profileJoin, toBriefProfile } from "./profiles.ts";
-import { changesOf, firstId, pageOf, required, versionOf } from "./requests.ts";
+import { changesOf, firstId, pageOf, required, stale, versionOf } from "./requests.ts";
 import { type Choices, type Selection, selectionOf } from "./selections.ts";
 import { toUser, userColumns, userJoin, userShape } from "./users.ts";
 
@@ -98,7 +98,11 @@ const nothing = sql.fragment``;
 const noMember = (userId: string) => () => fail("ORG_MEMBER_NOT_FOUND", { user_id: userId });
 
 /** The membership's version, for saying why a write met no row. */
-const unwritten = async (context: HandlerContext, userId: string): Promise<Error> => {
+const unwritten = async (
+  context: HandlerContext,
+  userId: string,
+  given: string,
+): Promise<Error> => {
   const row = await unitOfWork(context).one(
     sql.type(z.object({ version: etag }))`
       select m.version from roster.org_members m
@@ -106,7 +110,7 @@ const unwritten = async (context: HandlerContext, userId: string): Promise<Error
       where m.org_id = ${orgId(context)} and m.user_id = ${userId}`,
     noMember(userId),
   );
-  return fail("ETAG_STALE", { etag: row.version });
+  return stale(given, row.version);
 };
 
 const timeText = (time: Instant | undefined, field: string): string | null => {
@@ -209,7 +213,7 @@ export const orgMembers = {
         and m.version = coalesce(${versionOf(member.etag, "member.etag")}::bigint, m.version)
       returning ${memberColumns}`);
     const row = await changed.catch(fieldInside("member"));
-    if (!row) throw await unwritten(context, userId);
+    if (!row) throw await unwritten(context, userId, member.etag);
     return { member: toMember(row) };
   },
 
@@ -221,7 +225,7 @@ export const orgMembers = {
         and u.id = m.user_id and u.delete_time is null
         and m.version = coalesce(${versionOf(given, "etag")}::bigint, m.version)
       returning ${memberColumns}`);
-    if (!row) throw await unwritten(context, userId);
+    if (!row) throw await unwritten(context, userId, given);
     return { member: toMember(row) };
   },
 } satisfies OrgMembers;

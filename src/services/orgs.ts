@@ -20,6 +20,7 @@ import {
   pageOf,
   required,
   sendable,
+  stale,
   versionOf,
 } from "./requests.ts";
 import { type Choices, selectionOf } from "./selections.ts";
@@ -123,7 +124,7 @@ const withState = async (context: HandlerContext, given: string, state: "ACTIVE"
       returning o.*),
     o as (select * from changed union all select * from asked where state = ${state})
     select ${orgColumns} from o`);
-  if (!row) throw fail("ETAG_STALE", { etag: (await versionNow(context)).version });
+  if (!row) throw stale(given, (await versionNow(context)).version);
   return toOrg(row);
 };
 
@@ -252,7 +253,7 @@ export const orgs = {
           and version = coalesce(${versionOf(org.etag, "org.etag")}::bigint, version)
         returning *)
       select ${orgColumns} from o`);
-    if (!row) throw fail("ETAG_STALE", { etag: (await versionNow(context)).version });
+    if (!row) throw stale(org.etag, (await versionNow(context)).version);
     checkLabelCount(row.org_labels, "org.labels");
     return { org: toOrg(row) };
   },
@@ -274,8 +275,7 @@ export const orgs = {
       select ${orgColumns} from o`);
     if (!row) {
       const now = await versionNow(context);
-      if (version !== null && now.version !== given)
-        throw fail("ETAG_STALE", { etag: now.version });
+      if (force || (version !== null && now.version !== given)) throw stale(given, now.version);
       throw fail("ORG_HAS_CHILDREN", { org_id: id });
     }
     return { org: toOrg(row) };

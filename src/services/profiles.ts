@@ -6,7 +6,7 @@ import { etag, instant, jsonObject, maybeText, sql } from "../database/sql.ts";
 import { fail } from "../errors.ts";
 import { ProfileSchema } from "../gen/roster/v1/profile_pb.ts";
 import type { UserService } from "../gen/roster/v1/user_service_pb.ts";
-import { changesOf, nfc, required, settingsText, versionOf } from "./requests.ts";
+import { changesOf, nfc, required, settingsText, stale, versionOf } from "./requests.ts";
 
 /** A profile without its settings, as where many are answered at once, as columns of `profiles p`. */
 export const briefProfileColumns = sql.fragment`
@@ -102,7 +102,7 @@ export const profiles = {
     const current = await unit.maybeOne(sql.type(z.object({ version: etag }))`
       select p.version from roster.profiles p join roster.users u on u.id = p.user_id and u.delete_time is null
       where p.user_id = ${userId} and p.org_id is not distinct from ${orgId}::uuid`);
-    if (current) throw fail("ETAG_STALE", { etag: current.version });
+    if (current) throw stale(profile.etag, current.version);
     if (orgId === null) throw noUser(userId)();
     if (version !== null) throw fail("PROFILE_NOT_FOUND", { user_id: userId });
     const first = {

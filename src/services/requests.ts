@@ -12,6 +12,7 @@ import type { HandlerContext } from "@connectrpc/connect";
 import { NIL } from "uuid";
 import { caller, maybeOrgId, settings } from "../context.ts";
 import { type ListRequest, Page, weigh } from "../database/page.ts";
+import { Overtaken } from "../database/sql.ts";
 import { fail } from "../errors.ts";
 
 const mebibyte = 1024 * 1024;
@@ -99,6 +100,17 @@ export const versionOf = (etag: string, field: string): string | null => {
   if (version === undefined) throw fail("ETAG_MALFORMED", { field });
   return version;
 };
+
+/**
+ * Why a write met no row although there is one.
+ *
+ * @param given the request's etag. Without one, or when it is the current one, the row came only after the write
+ *   had looked, which is then done again
+ */
+export const stale = (given: string, now: string): Error =>
+  given === "" || given === now
+    ? new Overtaken("the row came after the write")
+    : fail("ETAG_STALE", { etag: now });
 
 /** Which of a resource's fields an update changes. */
 export type Changes<Field extends string> = Readonly<Record<Field, boolean>>;

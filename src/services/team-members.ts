@@ -7,7 +7,7 @@ import { TeamMemberSchema, TeamRole } from "../gen/roster/v1/team_member_pb.ts";
 import type { TeamService } from "../gen/roster/v1/team_service_pb.ts";
 import { View } from "../gen/roster/v1/view_pb.ts";
 import { briefProfileColumns, briefProfileShape, profileJoin, toBriefProfile } from "./profiles.ts";
-import { changesOf, firstId, pageOf, required, versionOf } from "./requests.ts";
+import { changesOf, firstId, pageOf, required, stale, versionOf } from "./requests.ts";
 import { noTeam, teamColumns, teamShape, toTeam } from "./teams.ts";
 import { toUser, userColumns, userJoin, userShape } from "./users.ts";
 
@@ -75,6 +75,7 @@ const unwritten = async (
   context: HandlerContext,
   teamId: string,
   userId: string,
+  given: string,
 ): Promise<Error> => {
   await demandTeam(context, teamId);
   const row = await unitOfWork(context).one(
@@ -83,7 +84,7 @@ const unwritten = async (
       where ${liveMember(context, teamId, userId)}`,
     noMember(userId),
   );
-  return fail("ETAG_STALE", { etag: row.version });
+  return stale(given, row.version);
 };
 
 type TeamMembers = Pick<
@@ -205,7 +206,7 @@ export const teamMembers = {
       where ${liveMember(context, teamId, userId)}
         and m.version = coalesce(${versionOf(member.etag, "member.etag")}::bigint, m.version)
       returning ${memberColumns}`);
-    if (!row) throw await unwritten(context, teamId, userId);
+    if (!row) throw await unwritten(context, teamId, userId, member.etag);
     return { member: toMember(row) };
   },
 
@@ -215,7 +216,7 @@ export const teamMembers = {
       where ${liveMember(context, teamId, userId)}
         and m.version = coalesce(${versionOf(given, "etag")}::bigint, m.version)
       returning ${memberColumns}`);
-    if (!row) throw await unwritten(context, teamId, userId);
+    if (!row) throw await unwritten(context, teamId, userId, given);
     return { member: toMember(row) };
   },
 } satisfies TeamMembers;

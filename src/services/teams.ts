@@ -18,6 +18,7 @@ import {
   pageOf,
   required,
   sendable,
+  stale,
   versionOf,
 } from "./requests.ts";
 import { type Choices, selectionOf } from "./selections.ts";
@@ -197,7 +198,7 @@ export const teams = {
       where t.org_id = ${orgId(context)} and t.id = ${teamId} and t.delete_time is null
         and t.version = coalesce(${versionOf(team.etag, "team.etag")}::bigint, t.version)
       returning ${teamColumns}`);
-    if (!row) throw fail("ETAG_STALE", { etag: (await versionNow(context, teamId)).version });
+    if (!row) throw stale(team.etag, (await versionNow(context, teamId)).version);
     checkLabelCount(row.team_labels, "team.labels");
     return { team: toTeam(row) };
   },
@@ -225,8 +226,7 @@ export const teams = {
       select ${teamColumns} from gone t where t.id = ${teamId}`);
     if (!row) {
       const now = await versionNow(context, teamId);
-      if (version !== null && now.version !== given)
-        throw fail("ETAG_STALE", { etag: now.version });
+      if (force || (version !== null && now.version !== given)) throw stale(given, now.version);
       throw fail("TEAM_HAS_CHILDREN", { team_id: teamId });
     }
     return { team: toTeam(row) };

@@ -35,6 +35,7 @@ import {
   required,
   sendable,
   settingsText,
+  stale,
   versionOf,
 } from "./requests.ts";
 
@@ -136,13 +137,17 @@ export const newUser = ({ user, profile }: Pick<NewUser, "user" | "profile">, pa
 };
 
 /** Why a write met no row: the user is gone, or newer than the etag says. */
-const unwritten = async (context: HandlerContext, userId: string): Promise<Error> => {
+const unwritten = async (
+  context: HandlerContext,
+  userId: string,
+  given: string,
+): Promise<Error> => {
   const row = await unitOfWork(context).one(
     sql.type(z.object({ version: etag }))`
       select version from roster.users where id = ${userId} and delete_time is null`,
     noUser(userId),
   );
-  return fail("ETAG_STALE", { etag: row.version });
+  return stale(given, row.version);
 };
 
 /** Gives a live user a state; one who has it stays as they are. */
@@ -164,7 +169,7 @@ const withState = async (
       returning u.*),
     u as (select * from changed union all select * from asked where state = ${state})
     select ${userColumns} from u ${userJoin}`);
-  if (!row) throw await unwritten(context, userId);
+  if (!row) throw await unwritten(context, userId, given);
   return toUser(row);
 };
 
@@ -287,7 +292,7 @@ export const users = {
           and version = coalesce(${versionOf(user.etag, "user.etag")}::bigint, version)
         returning *)
       select ${userColumns} from u ${userJoin}`);
-    if (!row) throw await unwritten(context, userId);
+    if (!row) throw await unwritten(context, userId, user.etag);
     checkLabelCount(row.user_labels, "user.labels");
     return { user: toUser(row) };
   },
@@ -304,7 +309,7 @@ export const users = {
           and version = coalesce(${versionOf(given, "etag")}::bigint, version)
         returning *)
       select ${userColumns} from u ${userJoin}`);
-    if (!row) throw await unwritten(context, userId);
+    if (!row) throw await unwritten(context, userId, given);
     return { user: toUser(row) };
   },
 
