@@ -149,7 +149,27 @@ export const operations = {
     by: operator,
     send: ({ users }, { userId, requestId }, options) =>
       users.undeleteUser({ userId, requestId }, options),
-    fair: ["NOT_DELETED"],
+    fair: ["USER_NOT_FOUND", "NOT_DELETED"],
+  },
+  purgeUser: {
+    tide: "ebb",
+    share: 2,
+    by: operator,
+    send: async ({ users }, { userId, requestId }, options) => {
+      await users.purgeUser({ userId, requestId }, options);
+      return {};
+    },
+    fair: ["USER_NOT_FOUND", "STILL_LIVE"],
+  },
+  eraseUser: {
+    tide: "ebb",
+    share: 1,
+    by: operator,
+    send: async ({ users }, { userId, requestId, force }, options) => {
+      await users.eraseUser({ userId, requestId, force }, options);
+      return {};
+    },
+    fair: ["USER_NOT_FOUND", "LAST_OWNER"],
   },
   updateUser: {
     tide: "flood",
@@ -189,7 +209,17 @@ export const operations = {
     by: operator,
     send: ({ orgs }, { orgId, requestId }, options) =>
       orgs.undeleteOrg({ orgId, requestId }, options),
-    fair: ["NOT_DELETED", "LAST_OWNER"],
+    fair: inOrg("NOT_DELETED", "LAST_OWNER"),
+  },
+  purgeOrg: {
+    tide: "ebb",
+    share: 1,
+    by: operator,
+    send: async ({ orgs }, { orgId, requestId }, options) => {
+      await orgs.purgeOrg({ orgId, requestId }, options);
+      return {};
+    },
+    fair: inOrg("STILL_LIVE"),
   },
   createOrg: {
     tide: "flood",
@@ -223,9 +253,15 @@ const fairToPeople = [
   "ROLE_NOT_GRANTABLE",
 ];
 
-/** The reasons for which an operation may be refused to a sender, with an etag or without. */
-export const fairTo = (kind: Kind, byPlatform: boolean, withEtag: boolean): string[] => [
+/** The reasons for which an operation may be refused to a sender, with an etag or without, or when it is sent twice. */
+export const fairTo = (
+  kind: Kind,
+  byPlatform: boolean,
+  withEtag: boolean,
+  twice: boolean,
+): string[] => [
   ...operations[kind].fair,
   ...(byPlatform ? [] : fairToPeople),
   ...(withEtag ? ["ETAG_STALE"] : []),
+  ...(twice ? ["ANSWER_ERASED"] : []),
 ];

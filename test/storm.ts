@@ -1,6 +1,8 @@
 /** Mixed operations on a few orgs and people at once, drawn from a seed, and what became of each. */
 import { randomUUID } from "node:crypto";
+import { purge } from "../src/jobs/purge.ts";
 import { type Callers, callersOf, type Harness, refusal, slug, tokenFor } from "./harness.ts";
+import { asAdmin } from "./sessions.ts";
 import {
   type Answer,
   fairTo,
@@ -46,6 +48,9 @@ const connections = 8;
 const gust = 8;
 /** So many of them mostly bring people, the rest mostly take them. */
 const flood = 5;
+
+/** After so many looks for orgs without an owner somebody is purged, and others take the place of who is gone. */
+const renewal = 20;
 
 /** Numbers from 0 to 1 that the seed decides: mulberry32. */
 const randomOf = (seed: number): (() => number) => {
@@ -136,7 +141,10 @@ export class Storm {
     }));
     let over = false;
     const watch = async (): Promise<void> => {
-      while (!over && this.alarms.length === 0) await this.look();
+      for (let turn = 1; !over && this.alarms.length === 0; turn++) {
+        await this.look();
+        if (turn % renewal === 0) await this.renew();
+      }
     };
     const blow = async (): Promise<void> => {
       while (this.isShort(count) && this.alarms.length === 0)
@@ -202,7 +210,7 @@ export class Storm {
     };
     const endings = await Promise.all(twice ? [call(), call()] : [call()]);
     this.outcomes.push({ ...draw, endings });
-    const fair = fairTo(kind, caller === undefined, withEtag);
+    const fair = fairTo(kind, caller === undefined, withEtag, twice);
     for (const { code, reason } of endings)
       if (code !== "OK" && !fair.includes(reason)) this.alarm(`${kind}: ${code} ${reason}`);
     const answer = endings.find((ending) => ending.answer)?.answer;
@@ -225,6 +233,34 @@ export class Storm {
     if (user) this.etags.set(user.id, user.etag);
     if (member) this.etags.set(`${member.orgId}/${member.userId}`, member.etag);
     if (org && draw.kind === "createOrg") await this.place(draw.org, org.id);
+  }
+
+  /** Lets the purge time come of something that is deleted, purges it, and fills the places of all that is gone. */
+  private async renew(): Promise<void> {
+    const { harness, userIds, orgs } = this;
+    for (const [table, ids] of [
+      ["users", userIds],
+      ["orgs", orgs.map(({ orgId }) => orgId)],
+    ] as const) {
+      const isDue = `update roster.${table} set purge_time = now() - interval '3 minutes'
+        where id = (select id from roster.${table} where delete_time is not null and id = any ($1) limit 1)`;
+      await asAdmin(harness, isDue, [ids]);
+    }
+    await purge(harness.urls.worker);
+    const isThere = async (table: string, id: string): Promise<boolean> =>
+      (await harness.admin.query(`select from roster.${table} where id = $1`, [id])).rowCount === 1;
+    for (const [place, id] of userIds.entries()) {
+      if (await isThere("users", id)) continue;
+      const userId = await harness.user();
+      this.tokens[place] = await tokenFor(userId);
+      userIds[place] = userId;
+    }
+    for (const [place, { orgId }] of orgs.entries()) {
+      if (await isThere("orgs", orgId)) continue;
+      const org = { name: "Org", slug: slug() };
+      const made = await harness.ops.orgs.createOrg({ org, ownerUserId: await harness.user() });
+      await this.place(place, made.org?.id ?? "");
+    }
   }
 
   private async look(): Promise<void> {
