@@ -199,10 +199,13 @@ lint(
   },
   exactly(
     [
+      "accept_invitation to roster_directory",
       "claim_request to roster_app",
       "claim_request to roster_directory",
+      "decline_invitation to roster_directory",
       "enter to roster_app",
       "enter_directory to roster_directory",
+      "enter_invitation to roster_directory",
       "lock_org to roster_app",
       "lock_owned_orgs to roster_directory",
       "make_partitions to roster_worker",
