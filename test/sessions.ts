@@ -94,6 +94,11 @@ export const enterDirectory = (userId: string | null, reach = false): string =>
   `select roster.enter_directory(${userId === null ? "null" : `'${userId}'`}, ${reach}, null, '', true, null, 20000,
     '${randomUUID()}', 'test', '{}', 'test', 'test')`;
 
+/** Enters an org that invites, as the service does for an answer by a user. */
+export const enterInvitation = (orgId: string, userId: string): string =>
+  `select roster.enter_invitation('${orgId}', '${userId}', false, null, 'invitations.accept', true, 20000,
+    '${randomUUID()}', '${userId}', '{}', 'test', 'test')`;
+
 /** Opens connections that end with the test file. */
 export const useConnections = (): ((url: string) => Promise<pg.Client>) => {
   const connections: pg.Client[] = [];
