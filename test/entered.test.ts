@@ -269,6 +269,7 @@ describe("the session of an org that invites", () => {
   test("shows nothing of it, and may do nothing there but answer, before and after", async () => {
     const { orgId, owner, teamId, memberId } = await settle(harness.current);
     const { userId, invitation } = await inviteUser(harness.current, owner, orgId);
+    const elsewhere = await settle(harness.current);
     const directory = await connect(harness.current.urls.directory);
     const inside = (statement: string, values?: readonly unknown[]): Promise<Outcome> =>
       within(directory, enterInvitation(orgId, userId), statement, values);
@@ -285,7 +286,10 @@ describe("the session of an org that invites", () => {
     const answer = `
       select (a.accepted).state, current_setting('roster.held_permissions') as held
       from roster.accept_invitation($1, 0, $2) a`;
-    const { rows } = await inside(answer, [invitation.id, userId]);
+    const values = [invitation.id, userId];
+    const lost = await within(directory, enterInvitation(elsewhere.orgId, userId), answer, values);
+    expect(lost.error?.message).toBe("INVITATION_NOT_FOUND");
+    const { rows } = await inside(answer, values);
     expect(rows).toEqual([{ state: "ACCEPTED", held: "" }]);
   });
 });

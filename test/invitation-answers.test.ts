@@ -34,7 +34,7 @@ const service = (scope = "invitations.accept", org = "") =>
 
 const unmet = (reason: string) => ({ code: "FailedPrecondition", reason });
 
-type Answer = { orgId: string; invitationId: string; token: string };
+type Answer = { orgId?: string; invitationId: string; token: string; userId?: string };
 const answers = {
   AcceptInvitation: ({ orgs }: Callers, answer: Answer) => orgs.acceptInvitation(answer),
   DeclineInvitation: ({ orgs }: Callers, answer: Answer) => orgs.declineInvitation(answer),
@@ -68,6 +68,8 @@ describe("OrgService.AcceptInvitation", () => {
       teams: [[crew.id, TeamRole.MEMBER]],
     });
     expect((await user.orgs.getOrg({ orgId })).org?.id).toBe(orgId);
+    await owner.teams.undeleteTeam({ orgId, teamId: gone.id });
+    expect((await standing(userId)).teams).toHaveLength(1);
   });
 
   test("is for whom a service vouches, whatever their address, pinned to the org or not", async () => {
@@ -78,21 +80,6 @@ describe("OrgService.AcceptInvitation", () => {
       await caller.orgs.acceptInvitation({ ...answer, userId });
       expect(await standing(userId)).toMatchObject({ role: "guest" });
     }
-    const { answer } = await invite(owner, orgId);
-    const { orgs } = await service();
-    expect(await refusal(orgs.acceptInvitation(answer))).toMatchObject({
-      code: "InvalidArgument",
-      reason: "FIELD_REQUIRED",
-      fields: ["user_id"],
-    });
-    const [deleted, suspended] = [await harness.current.user(), await harness.current.user()];
-    await harness.current.ops.users.deleteUser({ userId: deleted });
-    await harness.current.ops.users.suspendUser({ userId: suspended });
-    const refused = [];
-    for (const userId of [randomUUID(), deleted, suspended])
-      refused.push(told(await refusal(orgs.acceptInvitation({ ...answer, userId })), userId));
-    expect(refused[0]).toContain("USER_NOT_FOUND");
-    expect(new Set(refused).size).toBe(1);
   });
 
   test("succeeds again, changes nothing, and brings nobody back who has left", async () => {
@@ -263,7 +250,26 @@ describe.each(Object.entries(answers))("OrgService.%s", (_name, send) => {
       });
     await harness.current.ops.users.reactivateUser({ userId });
     const own = await harness.current.as(userId, { scope: "invitations.accept" });
-    await send(own, { ...answer, userId: userId.toUpperCase() } as Answer);
+    await send(own, { ...answer, userId: userId.toUpperCase() });
+  });
+
+  test("is for whom a service names, who must be there and active", async () => {
+    const { answer } = await invite(tenant.owner, tenant.orgId);
+    const caller = await service();
+    expect(await refusal(send(caller, answer))).toMatchObject({
+      code: "InvalidArgument",
+      reason: "FIELD_REQUIRED",
+      fields: ["user_id"],
+    });
+    const [deleted, suspended] = [await harness.current.user(), await harness.current.user()];
+    await harness.current.ops.users.deleteUser({ userId: deleted });
+    await harness.current.ops.users.suspendUser({ userId: suspended });
+    const refusals = new Set<string>();
+    for (const userId of [randomUUID(), deleted, suspended])
+      refusals.add(told(await refusal(send(caller, { ...answer, userId })), userId));
+    expect([...refusals]).toHaveLength(1);
+    expect([...refusals][0]).toContain("USER_NOT_FOUND");
+    await send(caller, { ...answer, userId: await harness.current.user() });
   });
 
   test("is for who has the address now", async () => {
@@ -286,9 +292,9 @@ describe.each(Object.entries(answers))("OrgService.%s", (_name, send) => {
         options,
         options.org ? {} : { "roster-org-id": orgId },
       );
-      expect((await send(caller, rest as Answer)).invitation?.orgId).toBe(orgId);
+      expect((await send(caller, rest)).invitation?.orgId).toBe(orgId);
       const plain = await harness.current.as(userId);
-      expect((await refusal(send(plain, rest as Answer))).reason).toBe("ORG_REQUIRED");
+      expect((await refusal(send(plain, rest))).reason).toBe("ORG_REQUIRED");
     }
   });
 });

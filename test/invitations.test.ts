@@ -168,7 +168,7 @@ describe("Nobody promises what they do not hold", () => {
   });
 
   test("binds services to their scopes, and users to what their token is narrowed to", async () => {
-    const { orgId, ownerId } = await harness.current.tenant();
+    const { orgId, owner, ownerId } = await harness.current.tenant();
     const scope = "members.invite org.get";
     for (const caller of [
       await harness.current.as("service:crm", { scope }),
@@ -177,6 +177,12 @@ describe("Nobody promises what they do not hold", () => {
       await invite(caller, orgId, { role: "guest" });
       expect(await refusal(invite(caller, orgId))).toMatchObject(notGrantable("member"));
     }
+    const { permissions } = await owner.users.getCaller({ orgId });
+    const wide = await harness.current.as("service:crm", { scope: permissions.join(" ") });
+    await invite(wide, orgId, { role: "admin" });
+    expect(await refusal(invite(wide, orgId, { role: "owner" }))).toMatchObject(
+      notGrantable("owner"),
+    );
   });
 
   test("invites into teams with teams.update alone", async () => {

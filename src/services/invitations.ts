@@ -130,14 +130,16 @@ export const insertInvitations = (
     a (id, email, role, team_ids, expire_time)`;
   return unitOfWork(context).many(sql.type(invitationRow)`
     with due as (
-      select id from roster.invitations
-      where org_id = ${org} and state = 'PENDING' and expire_time <= now()
-        and email_key in (select lower(normalize(a.email, nfc)) from ${asked})
-      order by email_key for no key update),
+      select i.id
+      from (select distinct lower(normalize(a.email, nfc)) collate "C" as email from ${asked} order by 1) key
+      cross join lateral (
+        select id from roster.invitations
+        where org_id = ${org} and email_key = key.email and state = 'PENDING' and expire_time <= now()
+        limit 1 for no key update) i),
     expired as (
-      update roster.invitations i set state = 'EXPIRED' from due
-      where i.org_id = ${org} and i.id = due.id
-      returning i.id)
+      update roster.invitations set state = 'EXPIRED'
+      where org_id = ${org} and id = any (array(select id from due))
+      returning id)
     insert into roster.invitations as i (org_id, id, email, role, team_ids, inviter_id, expire_time)
     select ${org}, a.id, a.email, a.role, a.team_ids::uuid[], ${caller(context).userId ?? null}::uuid,
       coalesce(a.expire_time, now() + ${usualLifetime})
