@@ -1,5 +1,6 @@
 /** The access table of the README, from the access options of the protos and the roles of the database. */
 import { type DescMethod, getOption } from "@bufbuild/protobuf";
+import { MethodOptions_IdempotencyLevel as Idempotency } from "@bufbuild/protobuf/wkt";
 import { type Access, access, Scope } from "../src/gen/roster/v1/access_pb.ts";
 import { routes } from "../src/routes.ts";
 
@@ -15,18 +16,21 @@ type Cells = readonly string[];
 /** The permission that is the platform's alone: no role has it, and a service that has it is the platform. */
 const ofPlatform = "roster.platform";
 
-/** Whether the call changes a membership, for which nobody may hand out more than they hold. */
-const isBounded = ({ scope, permission }: Access): boolean =>
-  scope === Scope.ORG && /^members\.(add|update|remove)$/.test(permission);
+/** Whether the call changes or promises a membership, for which nobody may hand out more than they hold. */
+const isBounded = ({ idempotency }: DescMethod, { scope, permission }: Access): boolean =>
+  scope === Scope.ORG &&
+  /^members\.(add|update|remove|invite)$/.test(permission) &&
+  idempotency !== Idempotency.NO_SIDE_EFFECTS;
 
 const roleCell = (
   role: string,
   permission: string,
+  method: DescMethod,
   option: Access,
   permissions: Permissions,
 ): string => {
   if (permissions[role]?.includes(permission)) {
-    return isBounded(option) && role !== "owner" ? "≤" : may;
+    return isBounded(method, option) && role !== "owner" ? "≤" : may;
   }
   const lists = permission === "teams.get" && option.team === "";
   if (option.team === "" && !lists) return mayNot;
@@ -35,14 +39,19 @@ const roleCell = (
   return permissions.MAINTAINER?.includes(permission) ? "M" : mayNot;
 };
 
-const inOrg = (permission: string, option: Access, permissions: Permissions): Cells => [
+const inOrg = (
+  permission: string,
+  method: DescMethod,
+  option: Access,
+  permissions: Permissions,
+): Cells => [
   permission,
   "in an org",
-  ...roles.map((role) => roleCell(role, permission, option, permissions)),
+  ...roles.map((role) => roleCell(role, permission, method, option, permissions)),
   option.self === "" ? mayNot : may,
   permission === ofPlatform || permissions.closed?.includes(permission)
     ? mayNot
-    : isBounded(option)
+    : isBounded(method, option)
       ? "≤"
       : may,
   may,
@@ -70,15 +79,20 @@ const rowsOf = (method: DescMethod, permissions: Permissions): Cells[] => {
   switch (option.scope) {
     case Scope.ORG: {
       const all: Cells = [option.permission, "all orgs", ...noRoles, mayNot, mayNot, may];
-      return [inOrg(option.permission, option, permissions), ...(option.allOrgs ? [all] : [])];
+      return [
+        inOrg(option.permission, method, option, permissions),
+        ...(option.allOrgs ? [all] : []),
+      ];
     }
     case Scope.USER:
       return [
-        inOrg(option.permission.replace("users.", "members."), option, permissions),
+        inOrg(option.permission.replace("users.", "members."), method, option, permissions),
         outside(option),
       ];
     case Scope.PLATFORM:
       return [outside(option)];
+    case Scope.INVITEE:
+      return [[option.permission, "an org that invites", ...noRoles, "by e-mail", may, mayNot]];
     case Scope.NONE:
       return [["any credential", "either", may, may, may, may, may, may, may]];
     default:

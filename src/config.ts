@@ -13,7 +13,7 @@ export interface Config {
   readonly poolSize: number;
   readonly pipeline: boolean;
   readonly identity: IdentityConfig | undefined;
-  /** Seals page tokens; undefined in development, where one is made and kept under `dataDir`. */
+  /** Of it come the keys of all tokens; undefined in development, where one is made and kept under `dataDir`. */
   readonly tokenSecret: string | undefined;
   readonly purgeAfterDays: number;
   readonly dataDir: string;

@@ -36,6 +36,8 @@ export interface Access {
   readonly deletedOrg: boolean;
   /** Outside an org: the credential may see everyone. */
   readonly reach: boolean;
+  /** Outside an org: the one whose invitation the call answers. */
+  readonly invitingOrgId?: string;
   /** The org that this call makes; set by its handler before its first statement. */
   newOrgId?: string;
 }
@@ -54,10 +56,15 @@ export interface Claim {
   readonly storing: (answer: Message) => Step;
 }
 
+/** Puts into a mutation's answer what is not kept of it. */
+export type Completion = (answer: Message) => void;
+
 /** What handlers need of the configuration. */
 export interface Settings {
   /** Seals page tokens. */
   readonly pageKey: KeyObject;
+  /** Signs the tokens of invitations. */
+  readonly invitationKey: KeyObject;
   /** Days between a delete and its purge. */
   readonly purgeAfterDays: number;
 }
@@ -74,6 +81,7 @@ export const keys = {
   unitOfWork: key<UnitOfWork>(),
   entry: key<Entry>(),
   claim: key<Claim>(),
+  completion: key<Completion>(),
   settings: key<Settings>(),
 };
 
@@ -117,9 +125,27 @@ export const maybeOrgId = ({ values }: Carrier): string | undefined => accessOf(
 export const entryId = ({ values }: Carrier): string =>
   demand(values, keys.entry, "the audit entry").id;
 
+/** The org whose invitation the call answers. */
+export const invitingOrgId = ({ values }: Carrier): string => {
+  const { invitingOrgId: id } = accessOf(values);
+  if (id === undefined) throw new Error("no org invites");
+  return id;
+};
+
 /** Announces the org that this call makes, so that its audit entry and its rows belong to it. */
 export const claimNewOrg = ({ values }: Carrier, id: string): void => {
   accessOf(values).newOrgId = id;
+};
+
+/**
+ * Announces, before the handler's first statement, what is still to be put into its answer as it leaves: also
+ * into one that is replayed, which was kept without it.
+ */
+export const completeWith = <Answer extends Message>(
+  { values }: Carrier,
+  complete: (answer: Answer) => void,
+): void => {
+  values.set(keys.completion, complete as Completion);
 };
 
 /** What handlers need of the configuration. */

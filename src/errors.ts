@@ -100,6 +100,7 @@ const rules: Readonly<Record<Reason, Rule>> = {
   TEAM_NOT_FOUND: absent("team", "team_id"),
   TEAM_MEMBER_NOT_FOUND: absent("team member", "user_id"),
   AUDIT_ENTRY_NOT_FOUND: absent("audit entry", "audit_entry_id"),
+  INVITATION_NOT_FOUND: absent("invitation", "invitation_id"),
   EMAIL_TAKEN: taken("a user with this email exists"),
   USER_EXTERNAL_ID_TAKEN: taken("a user with this external_id exists"),
   SLUG_TAKEN: taken("this slug is taken"),
@@ -107,6 +108,7 @@ const rules: Readonly<Record<Reason, Rule>> = {
   TEAM_NAME_TAKEN: taken("a team with this name exists under the same parent"),
   ORG_MEMBER_EXISTS: taken("the user is a member of the org"),
   TEAM_MEMBER_EXISTS: taken("the user is a member of the team"),
+  INVITATION_EXISTS: taken("the org has a pending invitation to this address"),
   ETAG_STALE: {
     code: Code.Aborted,
     message: (m) => `the resource changed; its etag is now ${m.etag}`,
@@ -136,6 +138,10 @@ const rules: Readonly<Record<Reason, Rule>> = {
   ORG_SUSPENDED: unmet(() => "the org is suspended"),
   TEAM_TOO_DEEP: unmet((m) => `teams nest at most ${m.depth} deep`),
   OWNER_INACTIVE: unmet(() => "an owner must be an active user with an active membership"),
+  INVITATION_EXPIRED: unmet(() => "the invitation has expired"),
+  INVITATION_REVOKED: unmet(() => "the invitation was revoked"),
+  INVITATION_DECLINED: unmet(() => "the invitation was declined"),
+  INVITATION_ACCEPTED: unmet(() => "the invitation was accepted"),
   DATABASE_UNAVAILABLE: { code: Code.Unavailable, message: () => "the database cannot be reached" },
   OVERLOADED: { code: Code.Unavailable, message: () => "too much to do at the moment; try again" },
   DEADLINE_EXCEEDED: { code: Code.DeadlineExceeded, message: () => "the deadline passed" },
@@ -192,7 +198,12 @@ export const fail = (
   }
   if (code === Code.FailedPrecondition) {
     const subject =
-      metadata.org_ids ?? metadata.org_id ?? metadata.team_id ?? metadata.user_id ?? "";
+      metadata.org_ids ??
+      metadata.org_id ??
+      metadata.team_id ??
+      metadata.user_id ??
+      metadata.invitation_id ??
+      "";
     add(PreconditionFailureSchema, { violations: [{ type: reason, subject, description: text }] });
   }
   if (resource) {
@@ -276,6 +287,12 @@ export const constraints: Readonly<Record<string, readonly [Reason, Metadata] | 
   team_members_role_check: null,
   team_members_org_id_team_id_fkey: null,
   team_members_org_id_user_id_fkey: ["ORG_MEMBER_NOT_FOUND", {}],
+  invitations_pkey: null,
+  invitations_org_id_fkey: null,
+  invitations_org_id_custom_role_fkey: ["ROLE_UNKNOWN", { field: "role" }],
+  invitations_org_id_email_key_key: ["INVITATION_EXISTS", {}],
+  invitations_state_check: null,
+  invitations_resolve_time_check: null,
   idempotency_keys_pkey: null,
   audit_entries_pkey: null,
   audit_entries_kind_check: null,

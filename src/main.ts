@@ -2,7 +2,7 @@
 import type { Logger } from "pino";
 import { type DatabaseUrls, directoryPoolSize } from "./config.ts";
 import { checkDatabase } from "./database/check.ts";
-import { pageKey } from "./database/page.ts";
+import { tokenKey } from "./database/page.ts";
 import { openPool } from "./database/pool.ts";
 import type { DeadlineLimits } from "./interceptors/deadline.ts";
 import { operatorsOnly, type Trust, Verifier } from "./interceptors/identity.ts";
@@ -18,7 +18,7 @@ export interface ServerOptions {
   readonly poolSize: number;
   readonly pipeline: boolean;
   readonly trust: Trust;
-  /** Seals page tokens; every process of a deployment has the same. */
+  /** Of it come the keys of all tokens; every process of a deployment has the same. */
   readonly tokenSecret: string;
   readonly purgeAfterDays: number;
   /** Whether anyone who reaches the port may read the protos from it, or operators alone. */
@@ -66,7 +66,11 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
       deadlines: options.deadlines ?? usualDeadlines,
       verifier,
       sessions: { app, directory },
-      settings: { pageKey: pageKey(tokenSecret), purgeAfterDays },
+      settings: {
+        pageKey: tokenKey(tokenSecret, "page"),
+        invitationKey: tokenKey(tokenSecret, "invitation"),
+        purgeAfterDays,
+      },
     }),
     mayReflect: options.openReflection ? undefined : operatorsOnly(verifier),
   });

@@ -6,6 +6,8 @@ import { OrgService } from "./gen/roster/v1/org_service_pb.ts";
 import { TeamService } from "./gen/roster/v1/team_service_pb.ts";
 import { UserService } from "./gen/roster/v1/user_service_pb.ts";
 import { auditService } from "./services/audit.ts";
+import { invitationBatches } from "./services/invitation-batches.ts";
+import { invitations } from "./services/invitations.ts";
 import { orgMembers } from "./services/org-members.ts";
 import { orgs, userOrgs } from "./services/orgs.ts";
 import { profiles } from "./services/profiles.ts";
@@ -28,7 +30,12 @@ const userService = {
   ...profiles,
   ...userOrgs,
 } satisfies ServiceImpl<typeof UserService>;
-const orgService = { ...orgs, ...orgMembers } satisfies ServiceImpl<typeof OrgService>;
+const orgService = {
+  ...orgs,
+  ...orgMembers,
+  ...invitations,
+  ...invitationBatches,
+} satisfies ServiceImpl<typeof OrgService>;
 const teamService = { ...teams, ...teamMembers } satisfies ServiceImpl<typeof TeamService>;
 
 /** Every service that this process answers. */

@@ -1,5 +1,6 @@
 import type { Message } from "@bufbuild/protobuf";
 import { beforeAll, describe, expect, test } from "vitest";
+import { Scope } from "../src/gen/roster/v1/access_pb.ts";
 import { TeamRole } from "../src/gen/roster/v1/team_member_pb.ts";
 import { type Callers, refusal, useHarness } from "./harness.ts";
 import { makeWorld, type World } from "./samples/world.ts";
@@ -16,8 +17,9 @@ const harness = useHarness();
  *   !  ORG_SUSPENDED            .  does not apply
  *
  * g, m: guest and member without a role in a team; g:T, m:T and g:M, m:M: who are member and maintainer of it.
- * self: a guest who names themself. pin, free: a service whose scope is the permission, with and without org
- * claim; bare: one without the permission; far: one pinned to another org. lost: a user outside the org.
+ * self: a guest who names themself, or whom the invitation names. pin, free: a service whose scope is the
+ * permission, with and without org claim; bare: one without the permission; far: one pinned to another org. lost: a
+ * user outside the org.
  */
 const table = `
                                     permission      g g:T g:M m m:T m:M admin owner self pin free bare far lost ops
@@ -61,6 +63,14 @@ OrgService.GetOrgMember             members.get     – –   –   ● ●   �
 OrgService.ListOrgMembers           members.get     – –   –   ● ●   ●   ●     ●     .    ●   ●    –    x   x    ●
 OrgService.UpdateOrgMember          members.update  – –   –   – –   –   ●     ●     .    ≤   ≤    –    x   x    ●
 OrgService.RemoveOrgMember          members.remove  – –   –   – –   –   ●     ●     ●    ≤   ≤    –    x   x    ●
+OrgService.CreateInvitation         members.invite  – –   –   – –   –   ●     ●     .    ≤   ≤    –    x   x    ●
+OrgService.BatchCreateInvitations   members.invite  – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●
+OrgService.GetInvitation            members.invite  – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●
+OrgService.ListInvitations          members.invite  – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●
+OrgService.ResendInvitation         members.invite  – –   –   – –   –   ●     ●     .    ≤   ≤    –    x   x    ●
+OrgService.AcceptInvitation         invitations.accept – – –  – –   –   –     –     ●    ●   ●    –    x   –    –
+OrgService.DeclineInvitation        invitations.accept – – –  – –   –   –     –     ●    ●   ●    –    x   –    –
+OrgService.RevokeInvitation         members.invite  – –   –   – –   –   ●     ●     .    ≤   ≤    –    x   x    ●
 TeamService.CreateTeam              teams.create    – –   –   – –   ●   ●     ●     .    ●   ●    –    x   x    ●
 TeamService.GetTeam                 teams.get       – ●   ●   ● ●   ●   ●     ●     .    ●   ●    –    x   x    ●
 TeamService.BatchGetTeams           teams.get       ● ●   ●   ● ●   ●   ●     ●     .    ●   ●    –    x   x    ●
@@ -121,6 +131,10 @@ const caller = async (
     harness.current.as("service:crm", { ...(org ? { org } : {}), scope: scopes });
   switch (column) {
     case "self": {
+      if (rule.scope === Scope.INVITEE) {
+        const { userId } = request as Message & { userId: string };
+        return [await harness.current.as(userId), request];
+      }
       const id = await world.person("guest", TeamRole.MEMBER);
       const profile = { userId: id, orgId: world.orgId };
       await harness.current.ops.users.updateProfile({ profile });

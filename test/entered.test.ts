@@ -2,10 +2,12 @@ import { randomUUID } from "node:crypto";
 import type pg from "pg";
 import { beforeAll, describe, expect, test } from "vitest";
 import { useHarness } from "./harness.ts";
+import { inviteUser } from "./made-invitation.ts";
 import {
   asAdmin,
   enter,
   enterDirectory,
+  enterInvitation,
   force,
   type Outcome,
   type Settled,
@@ -257,5 +259,34 @@ describe("the session of a user outside any org", () => {
       code: "42501",
       message: expect.stringMatching(/row-level security/),
     });
+  });
+});
+
+describe("the session of an org that invites", () => {
+  test("shows nothing of it, and may do nothing there but answer, before and after", async () => {
+    const { orgId, owner, teamId, memberId } = await settle(harness.current);
+    const { userId, invitation } = await inviteUser(harness.current, owner, orgId);
+    const elsewhere = await settle(harness.current);
+    const directory = await connect(harness.current.urls.directory);
+    const inside = (statement: string, values?: readonly unknown[]): Promise<Outcome> =>
+      within(directory, enterInvitation(orgId, userId), statement, values);
+    for (const table of ["orgs", "org_members", "users"]) {
+      const { rows } = await inside(`select to_jsonb(t) as row from roster.${table} t`);
+      expect(rows.filter(({ row }) => (row as { id?: string }).id !== userId)).toEqual([]);
+    }
+    for (const statement of [
+      "select from roster.invitations",
+      "update roster.invitations set state = 'REVOKED'",
+      `insert into roster.team_members (org_id, team_id, user_id) values ('${orgId}', '${teamId}', '${memberId}')`,
+    ])
+      expect((await inside(statement)).code, statement).toBe("42501");
+    const answer = `
+      select (a.accepted).state, current_setting('roster.held_permissions') as held
+      from roster.accept_invitation($1, 0, $2) a`;
+    const values = [invitation.id, userId];
+    const lost = await within(directory, enterInvitation(elsewhere.orgId, userId), answer, values);
+    expect(lost.error?.message).toBe("INVITATION_NOT_FOUND");
+    const { rows } = await inside(answer, values);
+    expect(rows).toEqual([{ state: "ACCEPTED", held: "" }]);
   });
 });

@@ -2,6 +2,7 @@ import { randomUUID } from "node:crypto";
 import type { Message } from "@bufbuild/protobuf";
 import { MethodOptions_IdempotencyLevel as Idempotency } from "@bufbuild/protobuf/wkt";
 import { beforeAll, describe, expect, test } from "vitest";
+import { Scope } from "../src/gen/roster/v1/access_pb.ts";
 import { type Callers, callersOf, refusal, tokenFor, useHarness } from "./harness.ts";
 import { makeWorld, type World } from "./samples/world.ts";
 import {
@@ -95,7 +96,10 @@ describe("Every id in every request", () => {
     idPaths(way.method).map((path) => [`${path} of ${way.name}`, way, path] as const),
   );
   const heeded = fields.filter(([, way, path]) => !way.ignored?.includes(path));
-  const orgs = heeded.filter(([, { rule }, path]) => path === rule.org);
+  const selecting = heeded.filter(([, { rule }, path]) => path === rule.org);
+  const [inviting, orgs] = [true, false].map((invites) =>
+    selecting.filter(([, { rule }]) => (rule.scope === Scope.INVITEE) === invites),
+  ) as [typeof selecting, typeof selecting];
   const resources = heeded.filter(([, { rule }, path]) => path !== rule.org);
 
   test("is of a kind that these tests know", () => {
@@ -108,6 +112,7 @@ describe("Every id in every request", () => {
         "team_id",
         "parent_team_id",
         "audit_entry_id",
+        "invitation_id",
       ]),
     );
   });
@@ -120,7 +125,9 @@ describe("Every id in every request", () => {
         ? { foreign: other.auditEntryId }
         : path === "org_id"
           ? { foreign: other.orgId, deleted: home.deletedOrgId }
-          : { foreign: other.mateId, deleted: home.deletedUserId };
+          : path === "invitation_id"
+            ? { foreign: other.invitationId }
+            : { foreign: other.mateId, deleted: home.deletedUserId };
 
   const alike = async (
     way: Way,
@@ -167,6 +174,23 @@ describe("Every id in every request", () => {
         const refused = await alike(way, callers, request, path, ids);
         expect(refused).toMatchObject({ code: "NotFound", reason: "ORG_NOT_FOUND" });
       }
+    },
+  );
+
+  test.each(inviting)(
+    "NOT_FOUND for an org that did not invite, whatever it is: %s",
+    async (_name, way, path) => {
+      const request = await requestOf(way, home);
+      const { userId } = request as Message & { userId: string };
+      const ids = [other.orgId, home.deletedOrgId];
+      const invited = await harness.current.as(userId);
+      for (const callers of [invited, await service(way.rule.permission)]) {
+        const refused = await alike(way, callers, request, path, ids);
+        expect(refused).toMatchObject({ code: "NotFound", reason: "INVITATION_NOT_FOUND" });
+      }
+      const pinned = await service(way.rule.permission, home.orgId);
+      const refused = await alike(way, pinned, request, path, ids);
+      expect(refused).toMatchObject({ code: "PermissionDenied", reason: "ORG_NOT_ALLOWED" });
     },
   );
 

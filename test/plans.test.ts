@@ -36,6 +36,8 @@ const load = (orgId: string, crewId: string, busyId: string): string => `
     select org_id, md5('team' || n)::uuid, id from people where n <= 5000
     union all
     select org_id, md5('team' || n)::uuid, '${busyId}' from people where n <= 5000;
+  insert into roster.invitations (org_id, id, email, expire_time)
+    select org_id, md5('invitation' || n)::uuid, n || '@example.com', now() + interval '1 day' from people;
   create temporary table log on commit drop as
     select md5('entry' || n)::uuid as id, now() - make_interval(mins => n) as create_time, n % 20 = 0 as apart,
       case when n % 10 > 1 then '${orgId}'::uuid when n % 10 = 1 then md5('org' || n % 1000)::uuid end as org_id
@@ -93,6 +95,8 @@ describe("in an org of 20,000, after ten uses", () => {
     GetOrgMember: () =>
       tenant.member.orgs.getOrgMember({ orgId: tenant.orgId, userId: tenant.ownerId }),
     GetTeam: () => tenant.member.teams.getTeam({ orgId: tenant.orgId, teamId: crewId }),
+    GetInvitation: () =>
+      tenant.owner.orgs.getInvitation({ orgId: tenant.orgId, invitationId: idOf("invitation77") }),
     ListUserOrgs: () => tenant.member.users.listUserOrgs({ userId: tenant.memberId }),
     "LookupUser by email": () =>
       tenant.member.users.lookupUser({ orgId: tenant.orgId, key: byEmail, view }),
@@ -122,6 +126,7 @@ describe("in an org of 20,000, after ten uses", () => {
     ListOrgMembers: (page) => tenant.member.orgs.listOrgMembers({ orgId: tenant.orgId, ...page }),
     "ListOrgMembers FULL": (page) =>
       tenant.member.orgs.listOrgMembers({ orgId: tenant.orgId, view, ...page }),
+    ListInvitations: (page) => tenant.owner.orgs.listInvitations({ orgId: tenant.orgId, ...page }),
     ListTeams: (page) => tenant.member.teams.listTeams({ orgId: tenant.orgId, ...page }),
     "ListTeams by an operator": (page) =>
       harness.current.ops.teams.listTeams({ orgId: tenant.orgId, ...page }),
@@ -200,6 +205,25 @@ describe("in an org of 20,000, after ten uses", () => {
       await create(count);
       const nodes = plans.flatMap(nodesOf);
       expect(nodes.some((node) => node["Relation Name"] === "users")).toBe(true);
+      expect(faultsOf(nodes, count + 1)).toEqual([]);
+    }
+  });
+
+  test("BatchCreateInvitations probes each address, and reads no other invitation", async () => {
+    const { orgId, owner } = tenant;
+    const create = (count: number) =>
+      owner.orgs.batchCreateInvitations({
+        orgId,
+        invitations: Array.from({ length: count }, () => ({
+          email: `${randomUUID()}@example.com`,
+        })),
+      });
+    for (const count of [1_000, 3, 1_000]) {
+      if (count === 3) await useTenTimes(() => create(count));
+      plans.length = 0;
+      await create(count);
+      const nodes = plans.flatMap(nodesOf);
+      expect(nodes.some((node) => node["Relation Name"] === "invitations")).toBe(true);
       expect(faultsOf(nodes, count + 1)).toEqual([]);
     }
   });

@@ -199,10 +199,13 @@ lint(
   },
   exactly(
     [
+      "accept_invitation to roster_directory",
       "claim_request to roster_app",
       "claim_request to roster_directory",
+      "decline_invitation to roster_directory",
       "enter to roster_app",
       "enter_directory to roster_directory",
+      "enter_invitation to roster_directory",
       "erase_user to roster_directory",
       // The log is written by the audit role alone, at the gate's word.
       "forget to roster_gate",

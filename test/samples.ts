@@ -1,7 +1,15 @@
 /** Every RPC with a request for it, and how tests that walk all RPCs send and judge them. */
-import { create, type DescMethodUnary, getOption, type Message, toJson } from "@bufbuild/protobuf";
+import {
+  create,
+  createRegistry,
+  type DescMethodUnary,
+  getOption,
+  type Message,
+  toJson,
+} from "@bufbuild/protobuf";
 import { createClient } from "@connectrpc/connect";
 import { expect } from "vitest";
+import { file_google_rpc_error_details } from "../src/gen/google/rpc/error_details_pb.ts";
 import { type Access, access } from "../src/gen/roster/v1/access_pb.ts";
 import { routes } from "../src/routes.ts";
 import { type Callers, type Harness, type Refusal, refusal } from "./harness.ts";
@@ -43,6 +51,9 @@ export const ways: readonly Way[] = Object.entries(samples).map(([name, sample])
 export const requestOf = async ({ method, request }: Way, world: World): Promise<Message> =>
   create(method.input, { ...(await request(world)) });
 
+/** What the results of a batch tell of those that failed. */
+const registry = createRegistry(file_google_rpc_error_details);
+
 /** Sends a request of any RPC and gives the answer as JSON text. */
 export const send = async (
   { transport }: Pick<Callers, "transport">,
@@ -56,7 +67,7 @@ export const send = async (
   >;
   const response = await client[method.localName]?.(request, { headers });
   if (!response) throw new Error(`${method.name} gave no response`);
-  return JSON.stringify(toJson(method.output, response));
+  return JSON.stringify(toJson(method.output, response, { registry }));
 };
 
 /** A copy of the request with another value at a path of proto names. */
@@ -84,7 +95,7 @@ const initOf = (message: Message | undefined): Record<string, unknown> => {
 /** Paths of the fields that hold the id of something, in the request and in the resource within it. */
 export const idPaths = ({ input }: DescMethodUnary): string[] =>
   input.fields.flatMap((field) =>
-    field.message?.file.proto.package === "roster.v1"
+    field.fieldKind === "message" && field.message.file.proto.package === "roster.v1"
       ? field.message.fields.filter(isId).map(({ name }) => `${field.name}.${name}`)
       : isId(field)
         ? [field.name]

@@ -26,6 +26,7 @@ export const settle = async (harness: Harness): Promise<Settled> => {
   });
   await owner.teams.addTeamMember({ orgId, teamId, userId: memberId });
   await owner.users.updateProfile({ profile: { userId: memberId, orgId, bio: "Here I sing" } });
+  await owner.orgs.createInvitation({ invitation: { orgId, email: "new@example.com" } });
   const { org } = await owner.orgs.getOrg({ orgId });
   await asAdmin(harness, "insert into roster.roles (org_id, name) values ($1, 'singer')", [orgId]);
   return { ...tenant, teamId, innerTeamId: inner.team?.id ?? "", slug: org?.slug ?? "" };
@@ -92,6 +93,11 @@ export const enter = (orgId: string, userId: string): string =>
 export const enterDirectory = (userId: string | null, reach = false): string =>
   `select roster.enter_directory(${userId === null ? "null" : `'${userId}'`}, ${reach}, null, '', true, null, 20000,
     '${randomUUID()}', 'test', '{}', 'test', 'test')`;
+
+/** Enters an org that invites, as the service does for an answer by a user. */
+export const enterInvitation = (orgId: string, userId: string): string =>
+  `select roster.enter_invitation('${orgId}', '${userId}', false, null, 'invitations.accept', true, 20000,
+    '${randomUUID()}', '${userId}', '{}', 'test', 'test')`;
 
 /** Opens connections that end with the test file. */
 export const useConnections = (): ((url: string) => Promise<pg.Client>) => {

@@ -32,7 +32,7 @@ export const heavy = new WeakSet<object>();
 
 /** What a page token is bound to beside the arguments. */
 export interface PageBinding {
-  /** What {@link pageKey} made. */
+  /** What {@link tokenKey} made for pages. */
   readonly secret: KeyObject;
   readonly method: string;
   readonly subject: string;
@@ -133,9 +133,9 @@ export class Page {
   }
 }
 
-/** The key of all page tokens of a deployment. As an object: Node would make one of bare bytes for each token. */
-export const pageKey = (tokenSecret: string): KeyObject =>
-  createSecretKey(Buffer.from(hkdfSync("sha256", tokenSecret, "", "roster page tokens", 32)));
+/** A deployment's key for tokens of one kind. As an object: Node would make one of bare bytes for each token. */
+export const tokenKey = (tokenSecret: string, kind: "page" | "invitation"): KeyObject =>
+  createSecretKey(Buffer.from(hkdfSync("sha256", tokenSecret, "", `roster ${kind} tokens`, 32)));
 
 /** Hardly less than the bytes of a message on the wire, without encoding it: names stand for tags and lengths. */
 export const weigh = (value: unknown): number => {

@@ -30,6 +30,9 @@ export const maybeText = becoming(
   (value) => value ?? "",
 );
 
+/** A uuid[] column. */
+export const ids = column((value): value is string[] => Array.isArray(value));
+
 /** A jsonb column that holds an object. */
 export const jsonObject = column((value): value is JsonObject => isObject(value));
 

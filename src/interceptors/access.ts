@@ -176,6 +176,14 @@ const decide = (rule: Rule, message: Message, header: string | null, caller: Cal
       return outside(rule.permission || "roster.platform", {
         self: self || (rule.own && caller.userId !== undefined),
       });
+    case Scope.INVITEE:
+      if (orgId === undefined) throw fail("ORG_REQUIRED");
+      // A user stands for themselves. A service vouches for someone, also where it is pinned to the org.
+      return outside(rule.permission, {
+        self: self || (caller.userId !== undefined && subject === ""),
+        reach: caller.userId === undefined && caller.scope?.includes(rule.permission) === true,
+        invitingOrgId: orgId,
+      });
     case Scope.NONE:
       // Any credential will do, so the call counts as one about the caller.
       return orgId === undefined

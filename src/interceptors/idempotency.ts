@@ -19,7 +19,7 @@ const retryHeader = "grpc-previous-rpc-attempts";
  * Answers a mutation that was sent again as it was answered the first time. The key is claimed in the mutation's own
  * transaction before its first change, and the answer is kept there as it commits: there is never one without
  * the other. Errors and rehearsals leave no key. What a client sends again by itself without
- * a key is refused, for it might be done twice.
+ * a key is refused, for it might be done twice. What is not to be kept of an answer is put in as it leaves.
  */
 export const idempotency =
   (sessions: Sessions): Interceptor =>
@@ -28,12 +28,21 @@ export const idempotency =
     const { requestId = "", validateOnly = false } = request.message as Mutation;
     const reads = request.method.idempotency === Idempotency.NO_SIDE_EFFECTS;
     if (reads || validateOnly) return next(request);
-    if (requestId === "") {
-      if (request.header.has(retryHeader)) throw fail("RETRY_WITHOUT_REQUEST_ID");
-      return next(request);
-    }
-    return claimed(sessions, request as UnaryRequest, requestId, next as Next);
+    if (requestId === "" && request.header.has(retryHeader)) throw fail("RETRY_WITHOUT_REQUEST_ID");
+    return completed(sessions, request as UnaryRequest, requestId, next as Next);
   };
+
+const completed = async (
+  sessions: Sessions,
+  request: UnaryRequest,
+  requestId: string,
+  next: Next,
+): Promise<UnaryResponse> => {
+  const answered = requestId === "" ? next(request) : claimed(sessions, request, requestId, next);
+  const response = await answered;
+  request.contextValues.get(keys.completion)?.(response.message);
+  return response;
+};
 
 const claimed = async (
   sessions: Sessions,

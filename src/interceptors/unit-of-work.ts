@@ -33,6 +33,8 @@ const enterText =
   "select roster.enter($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
 const enterDirectoryText =
   "select roster.enter_directory($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+const enterInvitationText =
+  "select roster.enter_invitation($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
 
 /** The statement that enters the call's tenant; with an entry it opens a mutation, without one a read. */
 const entering = (
@@ -49,21 +51,19 @@ const entering = (
     entry?.method ?? null,
     entry?.correlationId ?? null,
   ];
-  const { orgId, permission, self } = access;
+  const { orgId, permission, self, reach, invitingOrgId } = access;
+  const userId = caller.userId ?? null;
+  if (invitingOrgId !== undefined) {
+    return {
+      text: enterInvitationText,
+      values: [invitingOrgId, userId, reach, scope, permission, self, timeoutMs, ...told],
+    };
+  }
   if (orgId === undefined) {
     const newOrgId = access.newOrgId ?? null;
     return {
       text: enterDirectoryText,
-      values: [
-        caller.userId ?? null,
-        access.reach,
-        scope,
-        permission,
-        self,
-        newOrgId,
-        timeoutMs,
-        ...told,
-      ],
+      values: [userId, reach, scope, permission, self, newOrgId, timeoutMs, ...told],
     };
   }
   const pinned = caller.orgId !== undefined;
@@ -71,7 +71,7 @@ const entering = (
     text: enterText,
     values: [
       orgId,
-      caller.userId ?? null,
+      userId,
       caller.platform,
       pinned,
       scope,

@@ -113,7 +113,8 @@ const unwritten = async (
   return stale(given, row.version);
 };
 
-const timeText = (time: Instant | undefined, field: string): string | null => {
+/** A time of a request as PostgreSQL reads it, or null without one. */
+export const timeText = (time: Instant | undefined, field: string): string | null => {
   if (!time) return null;
   if (time.nanos < 0 || time.nanos > 999_999_999) {
     throw fail("FIELD_INVALID", { field, rule: "nanos must be from 0 to 999,999,999" });

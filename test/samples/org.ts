@@ -1,7 +1,8 @@
 /** One request for each RPC of OrgService. */
 import { randomUUID } from "node:crypto";
 import { type Harness, slug } from "../harness.ts";
-import type { Samples } from "./world.ts";
+import { address, makeUser } from "../made-user.ts";
+import type { Samples, World } from "./world.ts";
 
 const slugOf = async ({ ops }: Harness, orgId: string): Promise<string> =>
   (await ops.orgs.getOrg({ orgId })).org?.slug ?? "";
@@ -20,6 +21,18 @@ const deletedOrg = async (harness: Harness): Promise<string> => {
   const orgId = await newOrg(harness);
   await harness.ops.orgs.deleteOrg({ orgId });
   return orgId;
+};
+
+/** A new invitation, with the token that answers it. */
+const newInvitation = async ({ owner, orgId }: World, email = address()) => {
+  const { invitation, token } = await owner.orgs.createInvitation({ invitation: { orgId, email } });
+  return { orgId, invitationId: invitation?.id ?? "", token };
+};
+
+/** An answer for the user who was invited. */
+const newAnswer = async (world: World) => {
+  const { id: userId, email } = await makeUser(world.harness);
+  return { ...(await newInvitation(world, email)), userId };
 };
 
 export const orgSamples: Samples = {
@@ -81,5 +94,36 @@ export const orgSamples: Samples = {
   "OrgService.RemoveOrgMember": {
     by: "owner",
     request: async ({ orgId, person }) => ({ orgId, userId: await person("member") }),
+  },
+  "OrgService.CreateInvitation": {
+    by: "owner",
+    request: ({ orgId }) => ({ invitation: { orgId, email: address() } }),
+    ignored: ["invitation.id", "invitation.inviter_id"],
+  },
+  "OrgService.BatchCreateInvitations": {
+    by: "owner",
+    request: ({ orgId }) => ({ orgId, invitations: [{ email: address() }, { email: address() }] }),
+    fault: ["invitations", []],
+  },
+  "OrgService.GetInvitation": {
+    by: "owner",
+    request: ({ orgId, invitationId }) => ({ orgId, invitationId }),
+  },
+  "OrgService.ListInvitations": { by: "owner", request: ({ orgId }) => ({ orgId }) },
+  "OrgService.ResendInvitation": {
+    by: "owner",
+    request: async (world) => {
+      const { orgId, invitationId } = await newInvitation(world);
+      return { orgId, invitationId };
+    },
+  },
+  "OrgService.AcceptInvitation": { by: "service", request: newAnswer, fault: ["token", ""] },
+  "OrgService.DeclineInvitation": { by: "service", request: newAnswer, fault: ["token", ""] },
+  "OrgService.RevokeInvitation": {
+    by: "owner",
+    request: async (world) => {
+      const { orgId, invitationId } = await newInvitation(world);
+      return { orgId, invitationId };
+    },
   },
 };

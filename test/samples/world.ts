@@ -10,6 +10,8 @@ export interface World extends Tenant {
   readonly teamId: string;
   /** A member of org and team. */
   readonly mateId: string;
+  /** A pending one, to an address that nobody has. */
+  readonly invitationId: string;
   readonly auditEntryId: string;
   readonly deletedUserId: string;
   readonly deletedTeamId: string;
@@ -51,10 +53,15 @@ export const makeWorld = async (harness: Harness, word = "World"): Promise<World
   await ops.orgs.addOrgMember({ orgId: deletedOrgId, userId: tenant.ownerId, role: "owner" });
   await ops.orgs.deleteOrg({ orgId: deletedOrgId, force: true });
   await ops.users.deleteUser({ userId: deletedUserId });
+  const { invitation } = await owner.orgs.createInvitation({
+    invitation: { orgId, email: `${word}.${randomUUID()}@example.com` },
+  });
+  const invitationId = invitation?.id ?? "";
   const { auditEntries } = await owner.audit.listAuditEntries({ orgId, pageSize: 1 });
   const auditEntryId = auditEntries[0]?.id ?? "";
   const deleted = { deletedUserId, deletedTeamId, deletedOrgId };
-  return { ...tenant, ...deleted, harness, teamId, mateId, auditEntryId, person };
+  const things = { teamId, mateId, invitationId, auditEntryId };
+  return { ...tenant, ...deleted, ...things, harness, person };
 };
 
 /** One way to call an RPC. */
