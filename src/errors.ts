@@ -132,6 +132,10 @@ const rules: Readonly<Record<Reason, Rule>> = {
   OWNER_INACTIVE: unmet(() => "an owner must be an active user with an active membership"),
   DATABASE_UNAVAILABLE: { code: Code.Unavailable, message: () => "the database cannot be reached" },
   OVERLOADED: { code: Code.Unavailable, message: () => "too much to do at the moment; try again" },
+  STREAM_ENDED: {
+    code: Code.Unavailable,
+    message: () => "the server stops, or the stream is as old as one may be; open it again",
+  },
   DEADLINE_EXCEEDED: { code: Code.DeadlineExceeded, message: () => "the deadline passed" },
   CANCELLED: { code: Code.Canceled, message: () => "the caller hung up" },
   INTERNAL: { code: Code.Internal, message: (m) => `internal error, incident ${m.incident_id}` },

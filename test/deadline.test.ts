@@ -128,7 +128,7 @@ describe("a deadline", () => {
   test("is the server's default when the caller sends none, and its maximum when they send more", async () => {
     const hasty = await startHarness({
       database: harness.current.urls,
-      deadlines: { defaultMs: 500, maximumMs: 1_500 },
+      deadlines: { defaultMs: 500, maximumMs: 1_500, streamMs: 1_500 },
     });
     onTestFinished(() => hasty.stop());
     const update = await blockedUpdate(hasty.server.port);
@@ -167,9 +167,9 @@ describe("a caller who hangs up", () => {
 });
 
 describe("the clock of a call", () => {
-  const limits = { defaultMs: 100, maximumMs: 1_000 };
+  const limits = { defaultMs: 100, maximumMs: 1_000, streamMs: 1_000 };
   /** A call whose caller can leave. */
-  const calling = (aborted = false) => {
+  const calling = (aborted = false, methodKind = "unary") => {
     let leave = (): void => {};
     const signal = {
       aborted,
@@ -178,7 +178,7 @@ describe("the clock of a call", () => {
       },
     };
     return {
-      request: { signal, contextValues: createContextValues() } as never,
+      request: { signal, method: { methodKind }, contextValues: createContextValues() } as never,
       leave: () => leave(),
     };
   };
@@ -221,8 +221,8 @@ describe("the clock of a call", () => {
       import { deadline } from "./src/interceptors/deadline.ts";
       const signal = (aborted) => ({ aborted, addEventListener: () => {} });
       const call = (work, ms, aborted = false) => Promise.resolve(
-        deadline({ defaultMs: ms, maximumMs: 60_000 })(work)(
-          { signal: signal(aborted), contextValues: createContextValues() })).catch(() => {});
+        deadline({ defaultMs: ms, maximumMs: 60_000, streamMs: 60_000 })(work)(
+          { signal: signal(aborted), method: { methodKind: "unary" }, contextValues: createContextValues() })).catch(() => {});
       await call(async () => 1, 60_000);
       await call(async () => { throw new Error("a"); }, 60_000);
       await call(() => { throw new Error("b"); }, 60_000);

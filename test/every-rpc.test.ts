@@ -167,8 +167,8 @@ describe("Every id in every request", () => {
       const everywhere = way.by === "platform" || way.by === "service";
       // A live user may be added by whoever knows their id: the one exception.
       const known = everywhere || way.name === "OrgService.AddOrgMember";
-      // What is to be brought back is deleted.
-      const gone = way.method.name.startsWith("Undelete") ? undefined : deleted;
+      // What is to be brought back is deleted, and of deleted users all is exported that is still held.
+      const gone = /^(Undelete|Export)/.test(way.method.name) ? undefined : deleted;
       const ids = [...(known ? [] : [foreign]), ...(gone ? [gone] : [])];
       const request = await requestOf(way, home);
       const refused = await alike(

@@ -203,6 +203,8 @@ lint(
       "claim_request to roster_directory",
       "enter to roster_app",
       "enter_directory to roster_directory",
+      "exported_changes to roster_directory",
+      "exported_entries to roster_directory",
       "lock_org to roster_app",
       "lock_owned_orgs to roster_directory",
       "make_partitions to roster_worker",
