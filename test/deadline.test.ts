@@ -2,9 +2,10 @@ import { execFile } from "node:child_process";
 import { randomUUID } from "node:crypto";
 import { promisify } from "node:util";
 import { create, toBinary } from "@bufbuild/protobuf";
-import { createContextValues } from "@connectrpc/connect";
+import { type ContextValues, createContextValues } from "@connectrpc/connect";
 import pg from "pg";
 import { describe, expect, onTestFinished, test, vi } from "vitest";
+import { type Caller, keys } from "../src/context.ts";
 import { TeamService } from "../src/gen/roster/v1/team_service_pb.ts";
 import { deadline } from "../src/interceptors/deadline.ts";
 import { root } from "./command.ts";
@@ -213,6 +214,29 @@ describe("the clock of a call", () => {
     });
     await Promise.all(calls);
     expect(over).toEqual([100, 200, 300]);
+  });
+
+  test("ends whoever makes a stream's messages as soon as it is over, though nobody asks for the next", async () => {
+    const ended = vi.fn();
+    async function* making() {
+      try {
+        for (;;) yield {};
+      } finally {
+        ended();
+      }
+    }
+    const { request, leave } = calling(false, "server_streaming");
+    (request as { contextValues: ContextValues }).contextValues.set(keys.caller, {
+      expiresMs: Number.POSITIVE_INFINITY,
+    } as Caller);
+    const answer = { stream: true, message: making() } as never;
+    const { message } = await deadline(limits)(async () => answer)(request);
+    const messages = (message as AsyncIterable<unknown>)[Symbol.asyncIterator]();
+    await messages.next();
+    expect(ended).not.toHaveBeenCalled();
+    leave();
+    await expect.poll(() => ended.mock.calls.length).toBe(1);
+    await expect(messages.next()).rejects.toMatchObject({ name: "ConnectError" });
   });
 
   test("keeps no process alive when all calls have ended, however they ended", async () => {
