@@ -246,7 +246,8 @@ describe("the clock of a call", () => {
       const signal = (aborted) => ({ aborted, addEventListener: () => {} });
       const call = (work, ms, aborted = false) => Promise.resolve(
         deadline({ defaultMs: ms, maximumMs: 60_000, streamMs: 60_000 })(work)(
-          { signal: signal(aborted), method: { methodKind: "unary" }, contextValues: createContextValues() })).catch(() => {});
+          { signal: signal(aborted), method: { methodKind: "unary" },
+            contextValues: createContextValues() })).catch(() => {});
       await call(async () => 1, 60_000);
       await call(async () => { throw new Error("a"); }, 60_000);
       await call(() => { throw new Error("b"); }, 60_000);
