@@ -20,6 +20,8 @@ export interface Caller {
   readonly scope: readonly string[] | undefined;
   /** A service with the scope `roster.platform`. */
   readonly platform: boolean;
+  /** Until when the credential is taken, as Date.now() has it. */
+  readonly expiresMs: number;
 }
 
 /** How the call is judged, by its method's access option. */

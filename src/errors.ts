@@ -144,6 +144,10 @@ const rules: Readonly<Record<Reason, Rule>> = {
   INVITATION_ACCEPTED: unmet(() => "the invitation was accepted"),
   DATABASE_UNAVAILABLE: { code: Code.Unavailable, message: () => "the database cannot be reached" },
   OVERLOADED: { code: Code.Unavailable, message: () => "too much to do at the moment; try again" },
+  STREAM_ENDED: {
+    code: Code.Unavailable,
+    message: () => "the server stops, or the stream is as old as one may be; open it again",
+  },
   DEADLINE_EXCEEDED: { code: Code.DeadlineExceeded, message: () => "the deadline passed" },
   CANCELLED: { code: Code.Canceled, message: () => "the caller hung up" },
   INTERNAL: { code: Code.Internal, message: (m) => `internal error, incident ${m.incident_id}` },

@@ -23,7 +23,7 @@ export interface ServerOptions {
   readonly purgeAfterDays: number;
   /** Whether anyone who reaches the port may read the protos from it, or operators alone. */
   readonly openReflection: boolean;
-  /** How long an RPC may take; by default 10 s, and a minute at most. */
+  /** How long an RPC may take: by default 10 s, and a minute at most; a stream half an hour. */
   readonly deadlines?: DeadlineLimits;
   readonly log: Logger;
 }
@@ -38,7 +38,7 @@ export interface RunningServer {
   stop(): Promise<void>;
 }
 
-const usualDeadlines = { defaultMs: 10_000, maximumMs: 60_000 };
+const usualDeadlines = { defaultMs: 10_000, maximumMs: 60_000, streamMs: 30 * 60_000 };
 const graceMs = 10_000;
 
 /**

@@ -14,6 +14,7 @@ import { profiles } from "./services/profiles.ts";
 import { teamMembers } from "./services/team-members.ts";
 import { teams } from "./services/teams.ts";
 import { userBatches } from "./services/user-batches.ts";
+import { userExports } from "./services/user-exports.ts";
 import { userLists } from "./services/user-lists.ts";
 import { users } from "./services/users.ts";
 
@@ -29,6 +30,7 @@ const userService = {
   ...userLists,
   ...profiles,
   ...userOrgs,
+  ...userExports,
 } satisfies ServiceImpl<typeof UserService>;
 const orgService = {
   ...orgs,

@@ -47,6 +47,7 @@ UserService.GetProfile outside      users.get       – –   –   – –   �
 UserService.UpdateProfile           members.update  – –   –   – –   –   ●     ●     ●    ●   ●    –    x   x    ●
 UserService.UpdateProfile outside   users.update    – –   –   – –   –   –     –     ●    .   ●    –    .   –    ●
 UserService.ListUserOrgs            users.get       – –   –   – –   –   –     –     ●    –   ●    –    –   –    ●
+UserService.ExportUser              roster.platform – –   –   – –   –   –     –     ●    –   .    –    –   –    ●
 OrgService.CreateOrg                orgs.create     – –   –   – –   –   –     –     .    –   ●    –    –   –    ●
 OrgService.GetOrg                   org.get         ● ●   ●   ● ●   ●   ●     ●     .    ●   ●    –    x   x    ●
 OrgService.BatchGetOrgs             orgs.get        ● ●   ●   ● ●   ●   ●     ●     .    –   ●    –    –   ●    ●

@@ -2,9 +2,10 @@ import { execFile } from "node:child_process";
 import { randomUUID } from "node:crypto";
 import { promisify } from "node:util";
 import { create, toBinary } from "@bufbuild/protobuf";
-import { createContextValues } from "@connectrpc/connect";
+import { type ContextValues, createContextValues } from "@connectrpc/connect";
 import pg from "pg";
 import { describe, expect, onTestFinished, test, vi } from "vitest";
+import { type Caller, keys } from "../src/context.ts";
 import { TeamService } from "../src/gen/roster/v1/team_service_pb.ts";
 import { deadline } from "../src/interceptors/deadline.ts";
 import { root } from "./command.ts";
@@ -128,7 +129,7 @@ describe("a deadline", () => {
   test("is the server's default when the caller sends none, and its maximum when they send more", async () => {
     const hasty = await startHarness({
       database: harness.current.urls,
-      deadlines: { defaultMs: 500, maximumMs: 1_500 },
+      deadlines: { defaultMs: 500, maximumMs: 1_500, streamMs: 1_500 },
     });
     onTestFinished(() => hasty.stop());
     const update = await blockedUpdate(hasty.server.port);
@@ -167,9 +168,9 @@ describe("a caller who hangs up", () => {
 });
 
 describe("the clock of a call", () => {
-  const limits = { defaultMs: 100, maximumMs: 1_000 };
+  const limits = { defaultMs: 100, maximumMs: 1_000, streamMs: 1_000 };
   /** A call whose caller can leave. */
-  const calling = (aborted = false) => {
+  const calling = (aborted = false, methodKind = "unary") => {
     let leave = (): void => {};
     const signal = {
       aborted,
@@ -178,7 +179,7 @@ describe("the clock of a call", () => {
       },
     };
     return {
-      request: { signal, contextValues: createContextValues() } as never,
+      request: { signal, method: { methodKind }, contextValues: createContextValues() } as never,
       leave: () => leave(),
     };
   };
@@ -215,14 +216,38 @@ describe("the clock of a call", () => {
     expect(over).toEqual([100, 200, 300]);
   });
 
+  test("ends whoever makes a stream's messages as soon as it is over, though nobody asks for the next", async () => {
+    const ended = vi.fn();
+    async function* making() {
+      try {
+        for (;;) yield {};
+      } finally {
+        ended();
+      }
+    }
+    const { request, leave } = calling(false, "server_streaming");
+    (request as { contextValues: ContextValues }).contextValues.set(keys.caller, {
+      expiresMs: Number.POSITIVE_INFINITY,
+    } as Caller);
+    const answer = { stream: true, message: making() } as never;
+    const { message } = await deadline(limits)(async () => answer)(request);
+    const messages = (message as AsyncIterable<unknown>)[Symbol.asyncIterator]();
+    await messages.next();
+    expect(ended).not.toHaveBeenCalled();
+    leave();
+    await expect.poll(() => ended.mock.calls.length).toBe(1);
+    await expect(messages.next()).rejects.toMatchObject({ name: "ConnectError" });
+  });
+
   test("keeps no process alive when all calls have ended, however they ended", async () => {
     const script = `
       import { createContextValues } from "@connectrpc/connect";
       import { deadline } from "./src/interceptors/deadline.ts";
       const signal = (aborted) => ({ aborted, addEventListener: () => {} });
       const call = (work, ms, aborted = false) => Promise.resolve(
-        deadline({ defaultMs: ms, maximumMs: 60_000 })(work)(
-          { signal: signal(aborted), contextValues: createContextValues() })).catch(() => {});
+        deadline({ defaultMs: ms, maximumMs: 60_000, streamMs: 60_000 })(work)(
+          { signal: signal(aborted), method: { methodKind: "unary" },
+            contextValues: createContextValues() })).catch(() => {});
       await call(async () => 1, 60_000);
       await call(async () => { throw new Error("a"); }, 60_000);
       await call(() => { throw new Error("b"); }, 60_000);

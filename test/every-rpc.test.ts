@@ -201,8 +201,8 @@ describe("Every id in every request", () => {
       const everywhere = way.by === "platform" || way.by === "service";
       // A live user may be added by whoever knows their id: the one exception.
       const known = everywhere || way.name === "OrgService.AddOrgMember";
-      // What is to be brought back or removed for good is deleted.
-      const gone = /^(Undelete|Purge|Erase)/.test(way.method.name) ? undefined : deleted;
+      // What is to be brought back or removed for good is deleted; of deleted users all is exported that is still held.
+      const gone = /^(Undelete|Purge|Erase|Export)/.test(way.method.name) ? undefined : deleted;
       const ids = [...(known ? [] : [foreign]), ...(gone ? [gone] : [])];
       const request = await requestOf(way, home);
       const refused = await alike(

@@ -207,6 +207,8 @@ lint(
       "enter_directory to roster_directory",
       "enter_invitation to roster_directory",
       "erase_user to roster_directory",
+      "exported_changes to roster_directory",
+      "exported_entries to roster_directory",
       // The log is written by the audit role alone, at the gate's word.
       "forget to roster_gate",
       "lock_org to roster_app",

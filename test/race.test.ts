@@ -10,7 +10,10 @@ const seed = Number(RACE_SEED ?? Date.now() % 1_000_000);
 
 // The pool outside orgs has a quarter of the connections, and must still have one for each of the storm's.
 // A busy machine may take its time; only a deadlock takes so long.
-const harness = useHarness({ poolSize: 32, deadlines: { defaultMs: 30_000, maximumMs: 60_000 } });
+const harness = useHarness({
+  poolSize: 32,
+  deadlines: { defaultMs: 30_000, maximumMs: 60_000, streamMs: 60_000 },
+});
 
 /** How often each kind of operation ended how, a line for each. */
 const tally = (outcomes: readonly Outcome[]): string =>

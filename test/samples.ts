@@ -2,7 +2,7 @@
 import {
   create,
   createRegistry,
-  type DescMethodUnary,
+  type DescMethod,
   getOption,
   type Message,
   toJson,
@@ -29,14 +29,14 @@ export const samples: Samples = {
 /** An RPC, and one way to call it. */
 export interface Way extends Sample {
   readonly name: string;
-  readonly method: DescMethodUnary;
+  readonly method: DescMethod;
   readonly rule: Access;
 }
 
 /** Every RPC that the server answers, by `Service.Method`. */
-export const methods: ReadonlyMap<string, DescMethodUnary> = new Map(
+export const methods: ReadonlyMap<string, DescMethod> = new Map(
   routes.flatMap(({ service }) =>
-    service.methods.map((method) => [`${service.name}.${method.name}`, method as DescMethodUnary]),
+    service.methods.map((method) => [`${service.name}.${method.name}`, method]),
   ),
 );
 
@@ -54,25 +54,30 @@ export const requestOf = async ({ method, request }: Way, world: World): Promise
 /** What the results of a batch tell of those that failed. */
 const registry = createRegistry(file_google_rpc_error_details);
 
-/** Sends a request of any RPC and gives the answer as JSON text. */
+/** Sends a request of any RPC and gives the answer as JSON text: of a stream the list of its messages, to its end. */
 export const send = async (
   { transport }: Pick<Callers, "transport">,
-  method: DescMethodUnary,
+  method: DescMethod,
   request: Message,
   headers: Record<string, string> = {},
 ): Promise<string> => {
   const client = createClient(method.parent, transport) as unknown as Record<
     string,
-    (request: Message, options: object) => Promise<Message>
+    (request: Message, options: object) => Promise<Message> | AsyncIterable<Message>
   >;
-  const response = await client[method.localName]?.(request, { headers });
-  if (!response) throw new Error(`${method.name} gave no response`);
-  return JSON.stringify(toJson(method.output, response, { registry }));
+  const answer = client[method.localName]?.(request, { headers });
+  if (!answer) throw new Error(`${method.name} gave no response`);
+  if (!(Symbol.asyncIterator in answer))
+    return JSON.stringify(toJson(method.output, await answer, { registry }));
+  const messages: unknown[] = [];
+  for await (const message of answer) messages.push(toJson(method.output, message, { registry }));
+  if (messages.length === 0) throw new Error(`${method.name} sent no message`);
+  return JSON.stringify(messages);
 };
 
 /** A copy of the request with another value at a path of proto names. */
 export const withField = (
-  method: DescMethodUnary,
+  method: DescMethod,
   request: Message,
   path: string,
   value: unknown,
@@ -93,7 +98,7 @@ const initOf = (message: Message | undefined): Record<string, unknown> => {
 };
 
 /** Paths of the fields that hold the id of something, in the request and in the resource within it. */
-export const idPaths = ({ input }: DescMethodUnary): string[] =>
+export const idPaths = ({ input }: DescMethod): string[] =>
   input.fields.flatMap((field) =>
     field.fieldKind === "message" && field.message.file.proto.package === "roster.v1"
       ? field.message.fields.filter(isId).map(({ name }) => `${field.name}.${name}`)

@@ -1,8 +1,9 @@
-import type { Interceptor } from "@connectrpc/connect";
+import type { Interceptor, StreamRequest, UnaryRequest } from "@connectrpc/connect";
 import type { Logger } from "pino";
 import { v7 as uuid } from "uuid";
 import { correlationIdOf } from "../context.ts";
 import { fail, failureOf } from "../errors.ts";
+import { rethrowing, through } from "./streams.ts";
 
 /**
  * Turns whatever was thrown into one ConnectError with details. What nobody foresaw goes to the log under
@@ -13,24 +14,35 @@ export const errors =
   (next) =>
   async (request) => {
     try {
-      return await next(request);
-    } catch (error) {
-      const values = request.contextValues;
-      const failure = failureOf(error);
-      if (failure) throw failure;
-      const incidentId = uuid();
-      log.error(
-        {
-          incident_id: incidentId,
-          correlation_id: correlationIdOf(values),
-          method: `${request.service.typeName}/${request.method.name}`,
-          ...describe(error),
-        },
-        "unforeseen error",
+      const response = await next(request);
+      if (!response.stream) return response;
+      return through(response, (messages) =>
+        rethrowing(messages, (error) => rethrow(log, request, error)),
       );
-      throw fail("INTERNAL", { incident_id: incidentId });
+    } catch (error) {
+      return rethrow(log, request, error);
     }
   };
+
+const rethrow = (
+  log: Logger,
+  { contextValues: values, service, method }: UnaryRequest | StreamRequest,
+  error: unknown,
+): never => {
+  const failure = failureOf(error);
+  if (failure) throw failure;
+  const incidentId = uuid();
+  log.error(
+    {
+      incident_id: incidentId,
+      correlation_id: correlationIdOf(values),
+      method: `${service.typeName}/${method.name}`,
+      ...describe(error),
+    },
+    "unforeseen error",
+  );
+  throw fail("INTERNAL", { incident_id: incidentId });
+};
 
 /** Errors of PostgreSQL that speak of our statements, never of a row's values. */
 const aboutStatements = /^(0A|26|42|XX)/;

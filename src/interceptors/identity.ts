@@ -58,7 +58,7 @@ const keyFaultsOfTokens = [
  */
 export class Verifier {
   private readonly trust: Trust;
-  private known = new Map<string, { caller: Caller; expiresMs: number }>();
+  private known = new Map<string, Caller>();
   private readonly keySource: KeySource;
 
   constructor(trust: Trust) {
@@ -80,9 +80,7 @@ export class Verifier {
     if (authorization === null) throw fail("CREDENTIAL_MISSING");
     const refreshing = this.keySource.refresh();
     const found = refreshing ? undefined : this.known.get(authorization);
-    return found && found.expiresMs > Date.now()
-      ? found.caller
-      : this.learn(authorization, refreshing);
+    return found && found.expiresMs > Date.now() ? found : this.learn(authorization, refreshing);
   }
 
   private async learn(
@@ -96,13 +94,13 @@ export class Verifier {
     const { known } = this;
     const found = known.get(authorization);
     if (found) {
-      if (found.expiresMs > Date.now()) return found.caller;
+      if (found.expiresMs > Date.now()) return found;
       known.delete(authorization);
     }
     const verified = await this.verify(token);
     if (known.size >= cacheSize) known.delete(known.keys().next().value as string);
     known.set(authorization, verified);
-    return verified.caller;
+    return verified;
   }
 
   /** What goes wrong with the keys and not with the token must not read as a bad token. */
@@ -116,7 +114,7 @@ export class Verifier {
     }
   };
 
-  private async verify(token: string): Promise<{ caller: Caller; expiresMs: number }> {
+  private async verify(token: string): Promise<Caller> {
     const { issuer, audience, orgClaim } = this.trust;
     try {
       const { payload } = await jwtVerify(token, this.key, {
@@ -131,14 +129,12 @@ export class Verifier {
       const permissions = scope?.split(" ").filter((permission) => permission !== "");
       const orgId = z.uuid().optional().parse(payload[orgClaim]);
       return {
-        caller: {
-          subject: service ? sub : sub.toLowerCase(),
-          userId: service ? undefined : sub.toLowerCase(),
-          onBehalfOf: chainOf(act),
-          orgId: orgId?.toLowerCase(),
-          scope: service ? (permissions ?? []) : permissions,
-          platform: service && (permissions?.includes("roster.platform") ?? false),
-        },
+        subject: service ? sub : sub.toLowerCase(),
+        userId: service ? undefined : sub.toLowerCase(),
+        onBehalfOf: chainOf(act),
+        orgId: orgId?.toLowerCase(),
+        scope: service ? (permissions ?? []) : permissions,
+        platform: service && (permissions?.includes("roster.platform") ?? false),
         expiresMs: (exp + skewSeconds) * 1000,
       };
     } catch (error) {

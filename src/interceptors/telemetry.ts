@@ -1,9 +1,11 @@
 import { randomUUID } from "node:crypto";
+import type { Message } from "@bufbuild/protobuf";
 import { ConnectError, type Interceptor } from "@connectrpc/connect";
 import type { Logger } from "pino";
 import { keys } from "../context.ts";
 import { reasonOf } from "../errors.ts";
 import { Code, CodeSchema } from "../gen/google/rpc/code_pb.ts";
+import { through } from "./streams.ts";
 
 /** By number, which Connect's codes and gRPC's have in common. */
 const codeNames = new Map<number, string>(
@@ -12,8 +14,8 @@ const codeNames = new Map<number, string>(
 const printable = /^[\x21-\x7e]{1,128}$/;
 
 /**
- * Gives the call its correlation id and writes one line when it ends. The line holds ids and outcomes, never
- * what a request or a row says.
+ * Gives the call its correlation id and writes one line when it ends, a stream with its last message. The line
+ * holds ids and outcomes, never what a request or a row says.
  */
 export const telemetry =
   (log: Logger): Interceptor =>
@@ -24,26 +26,55 @@ export const telemetry =
     const correlationId = given !== null && printable.test(given) ? given : randomUUID();
     const { contextValues: values } = request;
     values.set(keys.correlationId, correlationId);
-    const line = (code: number, reason?: string): void => {
+    const line = (code: number, reason?: string, messages?: number): void => {
       log.info({
         method: `${request.service.typeName}/${request.method.name}`,
         code: codeNames.get(code),
         reason,
+        messages,
         duration_ms: Math.round((performance.now() - start) * 1000) / 1000,
         org_id: values.get(keys.access)?.orgId,
         caller: values.get(keys.caller)?.subject,
         correlation_id: correlationId,
       });
     };
+    const failed = (error: unknown): ConnectError => {
+      const failure = ConnectError.from(error);
+      failure.metadata.set("x-request-id", correlationId);
+      return failure;
+    };
     try {
       const response = await next(request);
       response.header.set("x-request-id", correlationId);
+      if (response.stream) return through(response, (messages) => counted(messages, failed, line));
       line(Code.OK);
       return response;
     } catch (error) {
-      const failure = ConnectError.from(error);
-      failure.metadata.set("x-request-id", correlationId);
+      const failure = failed(error);
       line(failure.code, reasonOf(failure));
       throw failure;
     }
   };
+
+/** Messages that are counted as they are sent; who reads no further has hung up. */
+async function* counted(
+  messages: AsyncIterable<Message>,
+  failed: (error: unknown) => ConnectError,
+  line: (code: number, reason: string | undefined, messages: number) => void,
+): AsyncGenerator<Message> {
+  let outcome: readonly [code: number, reason: string | undefined] = [Code.CANCELLED, "CANCELLED"];
+  let sent = 0;
+  try {
+    for await (const message of messages) {
+      sent++;
+      yield message;
+    }
+    outcome = [Code.OK, undefined];
+  } catch (error) {
+    const failure = failed(error);
+    outcome = [failure.code, reasonOf(failure)];
+    throw failure;
+  } finally {
+    line(...outcome, sent);
+  }
+}

@@ -22,6 +22,7 @@ import type { TenantPool } from "../database/pool.ts";
 import type { UnitOfWork } from "../database/sql.ts";
 import { inTransaction, ReadSession } from "../database/unit-of-work.ts";
 import { failureOf } from "../errors.ts";
+import { rethrowing, through } from "./streams.ts";
 
 /** The pools of the two roles that callers come through. */
 export interface Sessions {
@@ -135,17 +136,21 @@ export const unitOfWork =
       return entering(caller, access, values.get(keys.entry), timeoutMs);
     };
     const reads = method.idempotency === Idempotency.NO_SIDE_EFFECTS;
-    try {
-      if (reads) {
-        values.set(keys.unitOfWork, new ReadSession(pool, step, deadline));
-        return await next(request);
-      }
-      return await mutate(request as UnaryRequest, pool, step, next as Next);
-    } catch (error) {
+    // Before the caller is told what is wrong with the request, they are judged.
+    const refuse = async (error: unknown): Promise<never> => {
       const failure = failureOf(error);
       if (!entered && failure?.code === Code.InvalidArgument)
         await reading(sessions, values).enter();
       throw error;
+    };
+    try {
+      if (!reads) return await mutate(request as UnaryRequest, pool, step, next as Next);
+      values.set(keys.unitOfWork, new ReadSession(pool, step, deadline));
+      const response = await next(request);
+      if (!response.stream) return response;
+      return through(response, (messages) => rethrowing(messages, refuse));
+    } catch (error) {
+      return refuse(error);
     }
   };
 

@@ -15,27 +15,28 @@ import { orderOf } from "./selections.ts";
 /** Changes that one entry shows; `change_count` says how many there are. */
 const shownChanges = 100;
 
-const changeRow = z
-  .object({
-    org_id: maybeText,
-    resource_type: z.string(),
-    resource_id: z.string(),
-    kind: z.enum(["CREATED", "UPDATED", "DELETED", "UNDELETED", "PURGED"]),
-    before: z.custom<JsonObject>().nullable(),
-    after: z.custom<JsonObject>().nullable(),
-    changed_fields: z.array(z.string()),
-  })
-  .transform((row) => ({
-    orgId: row.org_id,
-    resourceType: row.resource_type,
-    resourceId: row.resource_id,
-    kind: ChangeKind[row.kind],
-    ...(row.before ? { before: row.before } : {}),
-    ...(row.after ? { after: row.after } : {}),
-    changedFields: row.changed_fields,
-  }));
+export const changeRow = z.object({
+  org_id: maybeText,
+  resource_type: z.string(),
+  resource_id: z.string(),
+  kind: z.enum(["CREATED", "UPDATED", "DELETED", "UNDELETED", "PURGED"]),
+  before: z.custom<JsonObject>().nullable(),
+  after: z.custom<JsonObject>().nullable(),
+  changed_fields: z.array(z.string()),
+});
 
-const entryRow = z.object({
+export const toChange = (row: z.output<typeof changeRow>) => ({
+  orgId: row.org_id,
+  resourceType: row.resource_type,
+  resourceId: row.resource_id,
+  kind: ChangeKind[row.kind],
+  ...(row.before ? { before: row.before } : {}),
+  ...(row.after ? { after: row.after } : {}),
+  changedFields: row.changed_fields,
+});
+
+/** An entry without its changes. */
+export const bareEntryRow = z.object({
   id: z.string(),
   org_id: maybeText,
   subject: z.string(),
@@ -49,10 +50,13 @@ const entryRow = z.object({
   /** The time as PostgreSQL compares it, for the cursor. */
   position: z.string(),
   change_count: z.number(),
-  changes: z.array(changeRow),
+});
+const entryRow = z.object({
+  ...bareEntryRow.shape,
+  changes: z.array(changeRow.transform(toChange)),
 });
 
-const toEntry = (row: z.output<typeof entryRow>) => ({
+export const toBareEntry = (row: z.output<typeof bareEntryRow>) => ({
   id: row.id,
   orgId: row.org_id,
   actor: { subject: row.subject, onBehalfOf: row.on_behalf_of, kind: ActorKind[row.kind] },
@@ -61,8 +65,12 @@ const toEntry = (row: z.output<typeof entryRow>) => ({
   outcome: AuditOutcome[row.outcome],
   reason: row.reason,
   createTime: row.create_time,
-  changes: row.changes,
   changeCount: row.change_count,
+});
+
+const toEntry = (row: z.output<typeof entryRow>) => ({
+  ...toBareEntry(row),
+  changes: row.changes,
 });
 
 /**

@@ -29,7 +29,7 @@ export const memberShape = {
   member_update_time: instant,
   member_version: etag,
 };
-const memberRow = z.object(memberShape);
+export const memberRow = z.object(memberShape);
 const listedRow = z.object({ ...memberShape, live: z.boolean() });
 const fullRow = z.object({ ...memberShape, ...userShape, ...briefProfileShape });
 const placedListedRow = z.object({ ...listedRow.shape, position: z.string() });

@@ -36,7 +36,7 @@ export const briefProfileShape = {
 };
 export const profileShape = { ...briefProfileShape, profile_settings: jsonObject };
 const briefProfileRow = z.object(briefProfileShape);
-const profileRow = z.object(profileShape);
+export const profileRow = z.object(profileShape);
 
 export const toProfile = (row: z.output<typeof profileRow>) => ({
   ...toBriefProfile(row),

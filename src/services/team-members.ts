@@ -12,7 +12,7 @@ import { noTeam, teamColumns, teamShape, toTeam } from "./teams.ts";
 import { toUser, userColumns, userJoin, userShape } from "./users.ts";
 
 /** A team membership as columns of `team_members m`. */
-const memberColumns = sql.fragment`
+export const memberColumns = sql.fragment`
   m.org_id as member_org_id, m.team_id as member_team_id, m.user_id as member_user_id, m.role as member_role,
   m.join_time as member_join_time, m.version as member_version`;
 
@@ -24,12 +24,12 @@ const memberShape = {
   member_join_time: instant,
   member_version: etag,
 };
-const memberRow = z.object(memberShape);
+export const memberRow = z.object(memberShape);
 const listedRow = z.object({ ...memberShape, user_delete_time: maybeInstant });
 const userTeamRow = z.object({ ...memberShape, ...teamShape });
 const fullRow = z.object({ ...memberShape, ...userShape, ...briefProfileShape });
 
-const toMember = (row: z.output<typeof memberRow>) => ({
+export const toMember = (row: z.output<typeof memberRow>) => ({
   orgId: row.member_org_id,
   teamId: row.member_team_id,
   userId: row.member_user_id,

@@ -183,7 +183,7 @@ const callerRow = z.object({ role: z.string(), permissions: z.array(z.string()) 
 
 type Users = Omit<
   ServiceImpl<typeof UserService>,
-  "batchCreateUsers" | "listUsers" | "getProfile" | "updateProfile" | "listUserOrgs"
+  "batchCreateUsers" | "listUsers" | "getProfile" | "updateProfile" | "listUserOrgs" | "exportUser"
 >;
 
 export const users = {

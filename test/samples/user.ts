@@ -112,4 +112,5 @@ export const userSamples: Samples = {
     ignored: ["profile.id"],
   },
   "UserService.ListUserOrgs": { by: "service", request: ({ mateId: userId }) => ({ userId }) },
+  "UserService.ExportUser": { by: "platform", request: ({ mateId: userId }) => ({ userId }) },
 };
