@@ -12,9 +12,9 @@ const may = "●";
 
 type Cells = readonly string[];
 
-/** Whether the call changes a membership, for which nobody may hand out more than they hold. */
+/** Whether the call changes a membership or a role, by which nobody may hand out more than they hold. */
 const isBounded = ({ scope, permission }: Access): boolean =>
-  scope === Scope.ORG && /^members\.(add|update|remove)$/.test(permission);
+  scope === Scope.ORG && /^(members\.(add|update|remove)|roles\.manage)$/.test(permission);
 
 const roleCell = (
   role: string,

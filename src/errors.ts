@@ -100,6 +100,7 @@ const rules: Readonly<Record<Reason, Rule>> = {
   TEAM_NOT_FOUND: absent("team", "team_id"),
   TEAM_MEMBER_NOT_FOUND: absent("team member", "user_id"),
   AUDIT_ENTRY_NOT_FOUND: absent("audit entry", "audit_entry_id"),
+  ROLE_NOT_FOUND: absent("role", "role"),
   EMAIL_TAKEN: taken("a user with this email exists"),
   USER_EXTERNAL_ID_TAKEN: taken("a user with this external_id exists"),
   SLUG_TAKEN: taken("this slug is taken"),
@@ -107,6 +108,7 @@ const rules: Readonly<Record<Reason, Rule>> = {
   TEAM_NAME_TAKEN: taken("a team with this name exists under the same parent"),
   ORG_MEMBER_EXISTS: taken("the user is a member of the org"),
   TEAM_MEMBER_EXISTS: taken("the user is a member of the team"),
+  ROLE_NAME_TAKEN: taken("a role with this name exists"),
   ETAG_STALE: {
     code: Code.Aborted,
     message: (m) => `the resource changed; its etag is now ${m.etag}`,
@@ -126,6 +128,8 @@ const rules: Readonly<Record<Reason, Rule>> = {
   ),
   TEAM_HAS_CHILDREN: unmet(() => "the team has sub-teams; delete with force"),
   TEAM_PARENT_DELETED: unmet((m) => `the team lies under the deleted team ${m.team_id}`),
+  ROLE_IN_USE: unmet((m) => `a member has the role ${m.role}; give them another one first`),
+  ROLE_BUILT_IN: unmet((m) => `the role ${m.role} is built in and stays as it is`),
   NOT_DELETED: taken("this is not deleted"),
   ORG_SUSPENDED: unmet(() => "the org is suspended"),
   TEAM_TOO_DEEP: unmet((m) => `teams nest at most ${m.depth} deep`),
@@ -244,8 +248,8 @@ export const constraints: Readonly<Record<string, readonly [Reason, Metadata] | 
   orgs_delete_time_check: null,
   org_slugs_pkey: ["SLUG_TAKEN", { field: "org.slug" }],
   org_slugs_org_id_fkey: null,
-  roles_pkey: null,
-  roles_name_check: null,
+  roles_pkey: ["ROLE_NAME_TAKEN", { field: "role.name" }],
+  roles_name_check: ["ROLE_NAME_TAKEN", { field: "role.name" }],
   roles_permissions_check: null,
   roles_org_id_fkey: null,
   org_members_pkey: ["ORG_MEMBER_EXISTS", { field: "user_id" }],
@@ -288,6 +292,13 @@ export const fieldInside =
     const [reason, metadata] = raisedBy(error) ?? constraints[error.constraint ?? ""] ?? [];
     if (!reason || !metadata?.field) throw error;
     throw fail(reason, { ...metadata, field: `${resource}.${metadata.field}` });
+  };
+
+/** Rethrows what the database says of a delete while other rows refer to what is to go. */
+export const whileReferredTo =
+  (reason: Reason, metadata: Metadata) =>
+  (error: DatabaseError): never => {
+    throw error.code === "23503" ? fail(reason, metadata) : error;
   };
 
 /** What our own functions raise: the reason is the message, its metadata the detail. */

@@ -71,6 +71,11 @@ TeamService.ListTeamMembers         teams.get       – ●   ●   ● ●   �
 TeamService.ListUserTeams           teams.get       ∅ ●   ●   ● ●   ●   ●     ●     ●    ●   ●    –    x   x    ●
 TeamService.UpdateTeamMember        teams.update    – –   ●   – –   ●   ●     ●     .    ●   ●    –    x   x    ●
 TeamService.RemoveTeamMember        teams.update    – –   ●   – –   ●   ●     ●     ●    ●   ●    –    x   x    ●
+AccessService.CreateRole            roles.manage    – –   –   – –   –   ●     ●     .    –   –    –    x   x    ●
+AccessService.GetRole               org.get         ● ●   ●   ● ●   ●   ●     ●     .    ●   ●    –    x   x    ●
+AccessService.ListRoles             org.get         ● ●   ●   ● ●   ●   ●     ●     .    ●   ●    –    x   x    ●
+AccessService.UpdateRole            roles.manage    – –   –   – –   –   ●     ●     .    –   –    –    x   x    ●
+AccessService.DeleteRole            roles.manage    – –   –   – –   –   ●     ●     .    –   –    –    x   x    ●
 AuditService.GetAuditEntry          audit.read      – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●
 AuditService.GetAuditEntry everywhere audit.read    ? ?   ?   ? ?   ?   ?     ?     .    .   ?    ?    .   ?    ●
 AuditService.ListAuditEntries       audit.read      – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●

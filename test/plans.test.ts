@@ -27,6 +27,7 @@ const load = (orgId: string, crewId: string, busyId: string): string => `
   insert into roster.org_slugs (slug_key, org_id)
     select 'org-' || n, md5('org' || n)::uuid from generate_series(0, 29999) n;
   insert into roster.org_members (org_id, user_id) select org_id, id from people;
+  insert into roster.roles (org_id, name) select org_id, 'role-' || n from people;
   insert into roster.teams (org_id, id, name, visibility)
     select org_id, md5('team' || n)::uuid, 'Team ' || n, case n % 50 when 0 then 'SECRET' else 'VISIBLE' end
     from people where n <= 5000 or n > 24000;
@@ -92,6 +93,7 @@ describe("in an org of 20,000, after ten uses", () => {
     GetOrg: () => tenant.member.orgs.getOrg({ orgId: tenant.orgId }),
     GetOrgMember: () =>
       tenant.member.orgs.getOrgMember({ orgId: tenant.orgId, userId: tenant.ownerId }),
+    GetRole: () => tenant.member.access.getRole({ orgId: tenant.orgId, name: "role-77" }),
     GetTeam: () => tenant.member.teams.getTeam({ orgId: tenant.orgId, teamId: crewId }),
     ListUserOrgs: () => tenant.member.users.listUserOrgs({ userId: tenant.memberId }),
     "LookupUser by email": () =>
@@ -122,6 +124,7 @@ describe("in an org of 20,000, after ten uses", () => {
     ListOrgMembers: (page) => tenant.member.orgs.listOrgMembers({ orgId: tenant.orgId, ...page }),
     "ListOrgMembers FULL": (page) =>
       tenant.member.orgs.listOrgMembers({ orgId: tenant.orgId, view, ...page }),
+    ListRoles: (page) => tenant.member.access.listRoles({ orgId: tenant.orgId, ...page }),
     ListTeams: (page) => tenant.member.teams.listTeams({ orgId: tenant.orgId, ...page }),
     "ListTeams by an operator": (page) =>
       harness.current.ops.teams.listTeams({ orgId: tenant.orgId, ...page }),

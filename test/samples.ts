@@ -5,6 +5,7 @@ import { expect } from "vitest";
 import { type Access, access } from "../src/gen/roster/v1/access_pb.ts";
 import { routes } from "../src/routes.ts";
 import { type Callers, type Harness, type Refusal, refusal } from "./harness.ts";
+import { accessSamples } from "./samples/access.ts";
 import { auditSamples } from "./samples/audit.ts";
 import { orgSamples } from "./samples/org.ts";
 import { teamSamples } from "./samples/team.ts";
@@ -15,6 +16,7 @@ export const samples: Samples = {
   ...userSamples,
   ...orgSamples,
   ...teamSamples,
+  ...accessSamples,
   ...auditSamples,
 };
 
