@@ -128,6 +128,7 @@ const rules: Readonly<Record<Reason, Rule>> = {
   ),
   TEAM_HAS_CHILDREN: unmet(() => "the team has sub-teams; delete with force"),
   TEAM_PARENT_DELETED: unmet((m) => `the team lies under the deleted team ${m.team_id}`),
+  ORG_MEMBER_NOT_OWNER: unmet(() => "this member is no active owner of the org"),
   ROLE_IN_USE: unmet((m) => `a member has the role ${m.role}; give them another one first`),
   ROLE_BUILT_IN: unmet((m) => `the role ${m.role} is built in and stays as it is`),
   NOT_DELETED: taken("this is not deleted"),
@@ -282,17 +283,17 @@ export const constraints: Readonly<Record<string, readonly [Reason, Metadata] | 
   audit_changes_kind_check: null,
 };
 
-/**
- * Rethrows a database error with its field inside a resource: an add has the field in the request itself, an
- * update in the resource, and both meet the same constraint.
- */
-export const fieldInside =
-  (resource: string) =>
+/** Rethrows a database error with its field as this request calls it: several requests meet the same constraint. */
+export const fieldCalled =
+  (nameOf: (field: string) => string) =>
   (error: DatabaseError): never => {
     const [reason, metadata] = raisedBy(error) ?? constraints[error.constraint ?? ""] ?? [];
     if (!reason || !metadata?.field) throw error;
-    throw fail(reason, { ...metadata, field: `${resource}.${metadata.field}` });
+    throw fail(reason, { ...metadata, field: nameOf(metadata.field) });
   };
+
+/** The same for a field inside a resource: an add has it in the request itself, an update in the resource. */
+export const fieldInside = (resource: string) => fieldCalled((field) => `${resource}.${field}`);
 
 /** Rethrows what the database says of a delete while other rows refer to what is to go. */
 export const whileReferredTo =

@@ -58,6 +58,7 @@ OrgService.GetOrgMember             members.get     – –   –   ● ●   �
 OrgService.ListOrgMembers           members.get     – –   –   ● ●   ●   ●     ●     .    ●   ●    –    x   x    ●
 OrgService.UpdateOrgMember          members.update  – –   –   – –   –   ●     ●     .    ≤   ≤    –    x   x    ●
 OrgService.RemoveOrgMember          members.remove  – –   –   – –   –   ●     ●     ●    ≤   ≤    –    x   x    ●
+OrgService.TransferOrgOwnership     org.delete      – –   –   – –   –   –     ●     .    –   –    –    x   x    ●
 TeamService.CreateTeam              teams.create    – –   –   – –   ●   ●     ●     .    ●   ●    –    x   x    ●
 TeamService.GetTeam                 teams.get       – ●   ●   ● ●   ●   ●     ●     .    ●   ●    –    x   x    ●
 TeamService.BatchGetTeams           teams.get       ● ●   ●   ● ●   ●   ●     ●     .    ●   ●    –    x   x    ●

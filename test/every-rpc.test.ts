@@ -100,7 +100,16 @@ describe("Every id in every request", () => {
 
   test("is of a kind that these tests know", () => {
     expect(new Set(resources.map(([, , path]) => path.split(".").at(-1)))).toEqual(
-      new Set(["id", "user_id", "owner_user_id", "team_id", "parent_team_id", "audit_entry_id"]),
+      new Set([
+        "id",
+        "user_id",
+        "owner_user_id",
+        "from_user_id",
+        "to_user_id",
+        "team_id",
+        "parent_team_id",
+        "audit_entry_id",
+      ]),
     );
   });
 

@@ -75,4 +75,13 @@ export const orgSamples: Samples = {
     by: "owner",
     request: async ({ orgId, person }) => ({ orgId, userId: await person("member") }),
   },
+  "OrgService.TransferOrgOwnership": {
+    by: "owner",
+    request: async ({ orgId, person }) => ({
+      orgId,
+      fromUserId: await person("owner"),
+      toUserId: await person("member"),
+    }),
+    fault: ["former_role", "nothing"],
+  },
 };
