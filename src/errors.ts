@@ -207,8 +207,8 @@ export const fail = (
   return error;
 };
 
-/** An error as a message, for answers that tell of each of many things how it went. */
-export const toStatus = ({ code, rawMessage, details }: ConnectError): Status =>
+/** An error as a message. */
+const toStatus = ({ code, rawMessage, details }: ConnectError): Status =>
   create(StatusSchema, {
     code,
     message: rawMessage,
@@ -216,6 +216,12 @@ export const toStatus = ({ code, rawMessage, details }: ConnectError): Status =>
       "desc" in detail ? [anyPack(detail.desc, create(detail.desc, detail.value))] : [],
     ),
   });
+
+/** What a result of one of many things says when that one failed. */
+export const refused = (reason: Reason, metadata: Metadata) => ({
+  case: "error" as const,
+  value: toStatus(fail(reason, metadata)),
+});
 
 /** The reason of an error of ours, or undefined for a foreign one. */
 export const reasonOf = (error: ConnectError): Reason | undefined => {

@@ -54,6 +54,7 @@ OrgService.UndeleteOrg              roster.platform x x   x   x x   x   x     x 
 OrgService.SuspendOrg               roster.platform x x   x   x x   x   x     x     .    x   .    –    x   x    ●
 OrgService.ReactivateOrg            roster.platform x x   x   x x   x   x     x     .    x   .    !    x   x    ●
 OrgService.AddOrgMember             members.add     – –   –   – –   –   ●     ●     .    ≤   ≤    –    x   x    ●
+OrgService.BatchAddOrgMembers       members.add     – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●
 OrgService.GetOrgMember             members.get     – –   –   ● ●   ●   ●     ●     ●    ●   ●    –    x   x    ●
 OrgService.ListOrgMembers           members.get     – –   –   ● ●   ●   ●     ●     .    ●   ●    –    x   x    ●
 OrgService.UpdateOrgMember          members.update  – –   –   – –   –   ●     ●     .    ≤   ≤    –    x   x    ●

@@ -29,7 +29,7 @@ export const memberShape = {
   member_update_time: instant,
   member_version: etag,
 };
-const memberRow = z.object(memberShape);
+export const memberRow = z.object(memberShape);
 const listedRow = z.object({ ...memberShape, live: z.boolean() });
 const fullRow = z.object({ ...memberShape, ...userShape, ...briefProfileShape });
 const placedListedRow = z.object({ ...listedRow.shape, position: z.string() });
@@ -107,7 +107,8 @@ const versionNow = (context: HandlerContext, userId: string) =>
     noMember(userId),
   );
 
-const timeText = (time: Instant | undefined, field: string): string | null => {
+/** A time of the request as text for the database, or null without one. */
+export const timeText = (time: Instant | undefined, field: string): string | null => {
   if (!time) return null;
   if (time.nanos < 0 || time.nanos > 999_999_999) {
     throw fail("FIELD_INVALID", { field, rule: "nanos must be from 0 to 999,999,999" });

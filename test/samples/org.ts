@@ -60,6 +60,14 @@ export const orgSamples: Samples = {
     by: "owner",
     request: async ({ orgId, harness }) => ({ orgId, userId: await harness.user() }),
   },
+  "OrgService.BatchAddOrgMembers": {
+    by: "owner",
+    request: async ({ orgId, harness }) => ({
+      orgId,
+      members: [{ userId: await harness.user() }, { userId: await harness.user(), role: "guest" }],
+    }),
+    fault: ["members", []],
+  },
   "OrgService.GetOrgMember": {
     by: "member",
     request: ({ orgId, mateId: userId }) => ({ orgId, userId }),
