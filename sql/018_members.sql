@@ -110,6 +110,20 @@ begin
 end
 $$;
 
+-- A role that only expired memberships have left is nobody's, and its delete takes them along.
+create function roster.end_expired_holders() returns trigger
+  language plpgsql security definer set search_path = ''
+  as $$
+begin
+  delete from roster.org_members m
+  where m.org_id = old.org_id and m.custom_role = old.name and m.expire_time <= now();
+  return old;
+end
+$$;
+
+create trigger roles_end_expired_holders before delete on roster.roles
+  for each row when (pg_trigger_depth() = 0) execute function roster.end_expired_holders();
+
 -- Says of each of many new members what adding them alone would meet: what is wrong with the role, whether the user
 -- is live and active, and whether they are a member now. Roles and users then stay as they are until the end. In an
 -- organisation users cannot be seen before they are its members.
@@ -188,6 +202,7 @@ end
 $$;
 
 grant create on schema roster to roster_gate;
+alter function roster.end_expired_holders() owner to roster_gate;
 alter function roster.judge_new_members(uuid[], text[]) owner to roster_gate;
 alter function roster.remove_expired_members(int) owner to roster_gate;
 revoke create on schema roster from roster_gate;

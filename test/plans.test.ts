@@ -10,9 +10,9 @@ const harness = useHarness({ poolSize: 1, pipeline: true });
 
 /**
  * Fills a database without triggers: an org of 20,000 with 5,000 teams, and a thousand others. One person is
- * in every team.
+ * in every team, and another one in 2,000 orgs.
  */
-const load = (orgId: string, crewId: string, busyId: string): string => `
+const load = (orgId: string, crewId: string, busyId: string, guestId: string): string => `
   begin;
   set local session_replication_role = replica;
   create temporary table people on commit drop as
@@ -27,6 +27,8 @@ const load = (orgId: string, crewId: string, busyId: string): string => `
   insert into roster.org_slugs (slug_key, org_id)
     select 'org-' || n, md5('org' || n)::uuid from generate_series(0, 29999) n;
   insert into roster.org_members (org_id, user_id) select org_id, id from people;
+  insert into roster.org_members (org_id, user_id)
+    select md5('org' || n)::uuid, '${guestId}' from generate_series(1, 2000) n;
   insert into roster.roles (org_id, name) select org_id, 'role-' || n from people;
   insert into roster.teams (org_id, id, name, visibility)
     select org_id, md5('team' || n)::uuid, 'Team ' || n, case n % 50 when 0 then 'SECRET' else 'VISIBLE' end
@@ -68,7 +70,7 @@ beforeAll(async () => {
   const { orgId, owner } = tenant;
   const { team } = await owner.teams.createTeam({ team: { orgId, name: "Crew" } });
   crewId = team?.id ?? "";
-  await admin.query(load(orgId, crewId, tenant.adminId));
+  await admin.query(load(orgId, crewId, tenant.adminId, tenant.outsiderId));
 });
 
 /** The id that `load` gives a thing. */
@@ -136,6 +138,10 @@ describe("in an org of 20,000, after ten uses", () => {
         userId: tenant.adminId,
         ...page,
       }),
+    ListUserOrgs: (page) =>
+      tenant.outsider.users.listUserOrgs({ userId: tenant.outsiderId, ...page }),
+    "ListUserOrgs by an operator": (page) =>
+      harness.current.ops.users.listUserOrgs({ userId: tenant.outsiderId, ...page }),
     "ListTeamMembers FULL": (page) =>
       tenant.member.teams.listTeamMembers({ orgId: tenant.orgId, teamId: crewId, view, ...page }),
     ListAuditEntries: (page) =>

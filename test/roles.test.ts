@@ -101,7 +101,7 @@ describe("A role of the org's own", () => {
     await customRole(tenant, "steward", "org.get", "members.get", "members.remove");
     const userId = await add(owner, orgId, "steward");
     const steward = await harness.current.as(userId);
-    const permissions = ["org.get", "members.get", "members.remove"];
+    const permissions = ["members.get", "members.remove", "org.get"];
     expect(await steward.users.getCaller({ orgId })).toMatchObject({
       role: "steward",
       permissions,

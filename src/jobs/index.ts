@@ -1,8 +1,13 @@
 /** What runs without a caller, beside the server, in every process that may log in as roster_worker. */
 import type { Logger } from "pino";
 import { removeExpiredKeys } from "./expired-keys.ts";
+import { removeExpiredMembers } from "./expired-members.ts";
 
 const minuteMs = 60_000;
+const jobs = [
+  [removeExpiredKeys, "removed expired idempotency keys"],
+  [removeExpiredMembers, "removed expired memberships"],
+] as const;
 
 /** Background work under way. */
 export interface Jobs {
@@ -22,13 +27,16 @@ export const startJobs = (url: string, log: Logger, everyMs = minuteMs): Jobs =>
   const { signal } = stopping;
   let running = Promise.resolve();
   const run = async (): Promise<void> => {
-    try {
-      const removed = await removeExpiredKeys(url, { signal });
-      if (removed > 0) log.debug({ removed }, "removed expired idempotency keys");
-    } catch (error) {
-      const { message, code } = error as Error & { code?: string };
-      // The next round tries again.
-      if (!signal.aborted) log.warn({ code, error: message }, "background work failed");
+    for (const [remove, done] of jobs) {
+      if (signal.aborted) return;
+      try {
+        const removed = await remove(url, { signal });
+        if (removed > 0) log.debug({ removed }, done);
+      } catch (error) {
+        const { message, code } = error as Error & { code?: string };
+        // The next round tries again.
+        if (!signal.aborted) log.warn({ code, error: message }, "background work failed");
+      }
     }
     if (!signal.aborted) wait(everyMs);
   };

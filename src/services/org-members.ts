@@ -47,6 +47,12 @@ export const toMember = (row: z.output<typeof memberRow>) => ({
   etag: row.member_version,
 });
 
+/**
+ * A membership counts until it expires. From then on the org cannot see its user, so that a join with users leaves it
+ * out; a page must leave it out before it is cut.
+ */
+export const isLasting = sql.fragment`(m.expire_time is null or m.expire_time > now())`;
+
 /** What ListOrgMembers lets its callers choose. */
 const choices: Choices = {
   fields: {
@@ -89,7 +95,7 @@ const chosenMembers = (org: string, chosen: Selection, limit: Page["limit"]) => 
             select * from roster.org_members where org_id = ${org} and user_id = k.user_id limit 1) m
           where k.org_id = ${org}`;
   return sql.fragment`
-    select m.*, ${chosen.places}, ${chosen.position} as position from ${tables} and ${chosen.where}
+    select m.*, ${chosen.places}, ${chosen.position} as position from ${tables} and ${isLasting} and ${chosen.where}
     order by ${chosen.order} limit ${limit}`;
 };
 
@@ -159,8 +165,8 @@ export const orgMembers = {
     const members = chosen
       ? chosenMembers(orgId(context), chosen, page.limit)
       : sql.fragment`
-          select * from roster.org_members
-          where org_id = ${orgId(context)} and user_id > ${after}::uuid
+          select * from roster.org_members m
+          where org_id = ${orgId(context)} and user_id > ${after}::uuid and ${isLasting}
           order by user_id limit ${page.limit}`;
     const position = chosen ? sql.fragment`, m.position` : nothing;
     const order = chosen?.placeOrder ?? sql.fragment`m.user_id`;

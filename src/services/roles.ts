@@ -63,8 +63,9 @@ const unwritten = async (context: HandlerContext, name: string): Promise<Error> 
     : fail("ETAG_STALE", { etag: version });
 };
 
-/** Permissions as they are kept: each once. */
-const distinct = (permissions: readonly string[]) => sql.array([...new Set(permissions)], "text");
+/** Permissions as they are kept: each once, sorted. */
+const distinct = (permissions: readonly string[]) =>
+  sql.array([...new Set(permissions)].sort(), "text");
 
 /** Roles. That nobody hands out more than they hold, triggers demand. */
 export const accessService = {

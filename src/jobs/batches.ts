@@ -1,0 +1,54 @@
+/** Work that the database does batch by batch, each in a transaction of its own, until nothing is left of it. */
+import pg from "pg";
+
+/** Rows that go in one transaction. */
+const batch = 1_000;
+const defaultLimitMs = 30_000;
+
+/** When the work gives up. */
+export interface Limits {
+  /** Ends it at once. */
+  readonly signal?: AbortSignal;
+  /** How long the database may take over one transaction. */
+  readonly limitMs?: number;
+}
+
+/**
+ * Runs a statement again and again, until it does less than it may.
+ *
+ * @param url logs in as roster_worker
+ * @param text takes as $1 how many rows it may take away, and answers with one row: how many went, as `removed`
+ * @returns how many went in all
+ */
+export const inBatches = async (
+  url: string,
+  text: string,
+  { signal, limitMs = defaultLimitMs }: Limits = {},
+): Promise<number> => {
+  const client = new pg.Client({
+    connectionString: url,
+    connectionTimeoutMillis: 5_000,
+    // A lock held for long, and a database that is silent.
+    statement_timeout: limitMs,
+    query_timeout: limitMs + 1_000,
+  });
+  // What breaks the connection fails the query as well.
+  client.on("error", () => {});
+  await client.connect();
+  // It breaks a connection that is waiting for an answer.
+  const end = () => void client.end();
+  signal?.addEventListener("abort", end);
+  try {
+    signal?.throwIfAborted();
+    let all = 0;
+    for (;;) {
+      const { rows } = await client.query<{ removed: number }>(text, [batch]);
+      const removed = rows[0]?.removed ?? 0;
+      all += removed;
+      if (removed < batch) return all;
+    }
+  } finally {
+    signal?.removeEventListener("abort", end);
+    await client.end();
+  }
+};
