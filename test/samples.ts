@@ -1,7 +1,15 @@
 /** Every RPC with a request for it, and how tests that walk all RPCs send and judge them. */
-import { create, type DescMethodUnary, getOption, type Message, toJson } from "@bufbuild/protobuf";
+import {
+  create,
+  createRegistry,
+  type DescMethodUnary,
+  getOption,
+  type Message,
+  toJson,
+} from "@bufbuild/protobuf";
 import { createClient } from "@connectrpc/connect";
 import { expect } from "vitest";
+import { file_google_rpc_error_details } from "../src/gen/google/rpc/error_details_pb.ts";
 import { type Access, access } from "../src/gen/roster/v1/access_pb.ts";
 import { routes } from "../src/routes.ts";
 import { type Callers, type Harness, type Refusal, refusal } from "./harness.ts";
@@ -45,6 +53,9 @@ export const ways: readonly Way[] = Object.entries(samples).map(([name, sample])
 export const requestOf = async ({ method, request }: Way, world: World): Promise<Message> =>
   create(method.input, { ...(await request(world)) });
 
+/** What a status among an answer's results may hold. */
+const registry = createRegistry(file_google_rpc_error_details);
+
 /** Sends a request of any RPC and gives the answer as JSON text. */
 export const send = async (
   { transport }: Pick<Callers, "transport">,
@@ -58,7 +69,7 @@ export const send = async (
   >;
   const response = await client[method.localName]?.(request, { headers });
   if (!response) throw new Error(`${method.name} gave no response`);
-  return JSON.stringify(toJson(method.output, response));
+  return JSON.stringify(toJson(method.output, response, { registry }));
 };
 
 /** A copy of the request with another value at a path of proto names. */
