@@ -16,10 +16,10 @@ type Cells = readonly string[];
 /** The permission that is the platform's alone: no role has it, and a service that has it is the platform. */
 const ofPlatform = "roster.platform";
 
-/** Whether the call changes or promises a membership, for which nobody may hand out more than they hold. */
+/** Whether the call changes or promises a membership or a role, by which nobody may hand out more than they hold. */
 const isBounded = ({ idempotency }: DescMethod, { scope, permission }: Access): boolean =>
   scope === Scope.ORG &&
-  /^members\.(add|update|remove|invite)$/.test(permission) &&
+  /^(members\.(add|update|remove|invite)|roles\.manage)$/.test(permission) &&
   idempotency !== Idempotency.NO_SIDE_EFFECTS;
 
 const roleCell = (

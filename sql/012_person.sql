@@ -1,12 +1,22 @@
 -- Whose personal data a change holds, by which they are found when the person asks for them or is erased: the user of
--- a user's row or of a profile. Everything else speaks of people by their ids alone.
+-- a user's row or of a profile, and of an invitation what its address makes. Everything else speaks of people by
+-- their ids alone.
 alter table roster.audit_changes add column person uuid;
+
+-- Invitations are to an address, whoever has it.
+create function roster.invited_person(email_key text) returns uuid
+  language sql immutable parallel safe
+  return md5('invited ' || email_key)::uuid;
 
 create function roster.audited_person(resource text, image jsonb) returns uuid
   language sql immutable parallel safe
-  return (case resource when 'user' then image ->> 'id' when 'profile' then image ->> 'user_id' end)::uuid;
+  return case resource
+    when 'user' then (image ->> 'id')::uuid
+    when 'profile' then (image ->> 'user_id')::uuid
+    when 'invitation' then roster.invited_person(lower(normalize(image ->> 'email', nfc)))
+  end;
 
-grant execute on function roster.audited_person(text, jsonb) to roster_audit;
+grant execute on function roster.audited_person(text, jsonb), roster.invited_person(text) to roster_audit;
 
 update roster.audit_changes set person = roster.audited_person(resource_type, coalesce(after, before))
 where resource_type in ('user', 'profile');

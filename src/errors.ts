@@ -101,6 +101,7 @@ const rules: Readonly<Record<Reason, Rule>> = {
   TEAM_MEMBER_NOT_FOUND: absent("team member", "user_id"),
   AUDIT_ENTRY_NOT_FOUND: absent("audit entry", "audit_entry_id"),
   INVITATION_NOT_FOUND: absent("invitation", "invitation_id"),
+  ROLE_NOT_FOUND: absent("role", "role"),
   EMAIL_TAKEN: taken("a user with this email exists"),
   USER_EXTERNAL_ID_TAKEN: taken("a user with this external_id exists"),
   SLUG_TAKEN: taken("this slug is taken"),
@@ -109,6 +110,7 @@ const rules: Readonly<Record<Reason, Rule>> = {
   ORG_MEMBER_EXISTS: taken("the user is a member of the org"),
   TEAM_MEMBER_EXISTS: taken("the user is a member of the team"),
   INVITATION_EXISTS: taken("the org has a pending invitation to this address"),
+  ROLE_NAME_TAKEN: taken("a role with this name exists"),
   ETAG_STALE: {
     code: Code.Aborted,
     message: (m) => `the resource changed; its etag is now ${m.etag}`,
@@ -128,6 +130,9 @@ const rules: Readonly<Record<Reason, Rule>> = {
   ),
   TEAM_HAS_CHILDREN: unmet(() => "the team has sub-teams; delete with force"),
   TEAM_PARENT_DELETED: unmet((m) => `the team lies under the deleted team ${m.team_id}`),
+  ORG_MEMBER_NOT_OWNER: unmet(() => "this member is no active owner of the org"),
+  ROLE_IN_USE: unmet((m) => `a member has the role ${m.role}; give them another one first`),
+  ROLE_BUILT_IN: unmet((m) => `the role ${m.role} is built in and stays as it is`),
   NOT_DELETED: taken("this is not deleted"),
   STILL_LIVE: unmet(
     (m) => `the ${m.user_id ? "user" : "org"} is live; delete first what is to be purged`,
@@ -223,8 +228,8 @@ export const fail = (
   return error;
 };
 
-/** An error as a message, for answers that tell of each of many things how it went. */
-export const toStatus = ({ code, rawMessage, details }: ConnectError): Status =>
+/** An error as a message. */
+const toStatus = ({ code, rawMessage, details }: ConnectError): Status =>
   create(StatusSchema, {
     code,
     message: rawMessage,
@@ -232,6 +237,12 @@ export const toStatus = ({ code, rawMessage, details }: ConnectError): Status =>
       "desc" in detail ? [anyPack(detail.desc, create(detail.desc, detail.value))] : [],
     ),
   });
+
+/** What a result of one of many things says when that one failed. */
+export const refused = (reason: Reason, metadata: Metadata) => ({
+  case: "error" as const,
+  value: toStatus(fail(reason, metadata)),
+});
 
 /** The reason of an error of ours, or undefined for a foreign one. */
 export const reasonOf = (error: ConnectError): Reason | undefined => {
@@ -265,8 +276,8 @@ export const constraints: Readonly<Record<string, readonly [Reason, Metadata] | 
   orgs_delete_time_check: null,
   org_slugs_pkey: null,
   org_slugs_org_id_fkey: null,
-  roles_pkey: null,
-  roles_name_check: null,
+  roles_pkey: ["ROLE_NAME_TAKEN", { field: "role.name" }],
+  roles_name_check: ["ROLE_NAME_TAKEN", { field: "role.name" }],
   roles_permissions_check: null,
   roles_org_id_fkey: null,
   org_members_pkey: ["ORG_MEMBER_EXISTS", { field: "user_id" }],
@@ -305,16 +316,23 @@ export const constraints: Readonly<Record<string, readonly [Reason, Metadata] | 
   audit_changes_kind_check: null,
 };
 
-/**
- * Rethrows a database error with its field inside a resource: an add has the field in the request itself, an
- * update in the resource, and both meet the same constraint.
- */
-export const fieldInside =
-  (resource: string) =>
+/** Rethrows a database error with its field as this request calls it: several requests meet the same constraint. */
+export const fieldCalled =
+  (nameOf: (field: string) => string) =>
   (error: DatabaseError): never => {
     const [reason, metadata] = raisedBy(error) ?? constraints[error.constraint ?? ""] ?? [];
     if (!reason || !metadata?.field) throw error;
-    throw fail(reason, { ...metadata, field: `${resource}.${metadata.field}` });
+    throw fail(reason, { ...metadata, field: nameOf(metadata.field) });
+  };
+
+/** The same for a field inside a resource: an add has it in the request itself, an update in the resource. */
+export const fieldInside = (resource: string) => fieldCalled((field) => `${resource}.${field}`);
+
+/** Rethrows what the database says of a delete while other rows refer to what is to go. */
+export const whileReferredTo =
+  (reason: Reason, metadata: Metadata) =>
+  (error: DatabaseError): never => {
+    throw error.code === "23503" ? fail(reason, metadata) : error;
   };
 
 /** What our own functions raise: the reason is the message, its metadata the detail. */

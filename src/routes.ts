@@ -1,6 +1,7 @@
 /** Which object implements which service: the table of contents. */
 import type { DescService } from "@bufbuild/protobuf";
 import type { ServiceImpl } from "@connectrpc/connect";
+import { AccessService } from "./gen/roster/v1/access_service_pb.ts";
 import { AuditService } from "./gen/roster/v1/audit_service_pb.ts";
 import { OrgService } from "./gen/roster/v1/org_service_pb.ts";
 import { TeamService } from "./gen/roster/v1/team_service_pb.ts";
@@ -8,9 +9,11 @@ import { UserService } from "./gen/roster/v1/user_service_pb.ts";
 import { auditService } from "./services/audit.ts";
 import { invitationBatches } from "./services/invitation-batches.ts";
 import { invitations } from "./services/invitations.ts";
+import { orgMemberBatches } from "./services/org-member-batches.ts";
 import { orgMembers } from "./services/org-members.ts";
 import { orgs, userOrgs } from "./services/orgs.ts";
 import { profiles } from "./services/profiles.ts";
+import { accessService } from "./services/roles.ts";
 import { teamMembers } from "./services/team-members.ts";
 import { teams } from "./services/teams.ts";
 import { userBatches } from "./services/user-batches.ts";
@@ -37,6 +40,7 @@ const orgService = {
   ...orgMembers,
   ...invitations,
   ...invitationBatches,
+  ...orgMemberBatches,
 } satisfies ServiceImpl<typeof OrgService>;
 const teamService = { ...teams, ...teamMembers } satisfies ServiceImpl<typeof TeamService>;
 
@@ -45,5 +49,6 @@ export const routes: readonly Route[] = [
   { service: UserService, implementation: userService },
   { service: OrgService, implementation: orgService },
   { service: TeamService, implementation: teamService },
+  { service: AccessService, implementation: accessService },
   { service: AuditService, implementation: auditService },
 ];

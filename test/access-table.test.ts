@@ -60,6 +60,7 @@ OrgService.PurgeOrg                 roster.platform – –   –   – –   �
 OrgService.SuspendOrg               roster.platform x x   x   x x   x   x     x     .    x   .    –    x   x    ●
 OrgService.ReactivateOrg            roster.platform x x   x   x x   x   x     x     .    x   .    !    x   x    ●
 OrgService.AddOrgMember             members.add     – –   –   – –   –   ●     ●     .    ≤   ≤    –    x   x    ●
+OrgService.BatchAddOrgMembers       members.add     – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●
 OrgService.GetOrgMember             members.get     – –   –   ● ●   ●   ●     ●     ●    ●   ●    –    x   x    ●
 OrgService.ListOrgMembers           members.get     – –   –   ● ●   ●   ●     ●     .    ●   ●    –    x   x    ●
 OrgService.UpdateOrgMember          members.update  – –   –   – –   –   ●     ●     .    ≤   ≤    –    x   x    ●
@@ -72,6 +73,7 @@ OrgService.ResendInvitation         members.invite  – –   –   – –   �
 OrgService.AcceptInvitation         invitations.accept – – –  – –   –   –     –     ●    ●   ●    –    x   –    –
 OrgService.DeclineInvitation        invitations.accept – – –  – –   –   –     –     ●    ●   ●    –    x   –    –
 OrgService.RevokeInvitation         members.invite  – –   –   – –   –   ●     ●     .    ≤   ≤    –    x   x    ●
+OrgService.TransferOrgOwnership     org.delete      – –   –   – –   –   –     ●     .    –   –    –    x   x    ●
 TeamService.CreateTeam              teams.create    – –   –   – –   ●   ●     ●     .    ●   ●    –    x   x    ●
 TeamService.GetTeam                 teams.get       – ●   ●   ● ●   ●   ●     ●     .    ●   ●    –    x   x    ●
 TeamService.BatchGetTeams           teams.get       ● ●   ●   ● ●   ●   ●     ●     .    ●   ●    –    x   x    ●
@@ -85,6 +87,11 @@ TeamService.ListTeamMembers         teams.get       – ●   ●   ● ●   �
 TeamService.ListUserTeams           teams.get       ∅ ●   ●   ● ●   ●   ●     ●     ●    ●   ●    –    x   x    ●
 TeamService.UpdateTeamMember        teams.update    – –   ●   – –   ●   ●     ●     .    ●   ●    –    x   x    ●
 TeamService.RemoveTeamMember        teams.update    – –   ●   – –   ●   ●     ●     ●    ●   ●    –    x   x    ●
+AccessService.CreateRole            roles.manage    – –   –   – –   –   ●     ●     .    –   –    –    x   x    ●
+AccessService.GetRole               org.get         ● ●   ●   ● ●   ●   ●     ●     .    ●   ●    –    x   x    ●
+AccessService.ListRoles             org.get         ● ●   ●   ● ●   ●   ●     ●     .    ●   ●    –    x   x    ●
+AccessService.UpdateRole            roles.manage    – –   –   – –   –   ●     ●     .    –   –    –    x   x    ●
+AccessService.DeleteRole            roles.manage    – –   –   – –   –   ●     ●     .    –   –    –    x   x    ●
 AuditService.GetAuditEntry          audit.read      – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●
 AuditService.GetAuditEntry everywhere audit.read    ? ?   ?   ? ?   ?   ?     ?     .    .   ?    ?    .   ?    ●
 AuditService.ListAuditEntries       audit.read      – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●

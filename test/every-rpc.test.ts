@@ -108,6 +108,8 @@ describe("Every id in every request", () => {
         "id",
         "user_id",
         "owner_user_id",
+        "from_user_id",
+        "to_user_id",
         "org_id",
         "team_id",
         "parent_team_id",

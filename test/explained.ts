@@ -92,7 +92,7 @@ export const faultsOf = (nodes: readonly Node[], mostRows: number): string[] => 
       // A month without rows has no page to read.
       type === "Seq Scan" &&
         read > 0 &&
-        /users|member|teams|profiles|orgs|slugs|invitations|audit/.test(table) &&
+        /users|member|teams|profiles|orgs|slugs|invitations|roles|audit/.test(table) &&
         `${type} on ${table}`,
       /hashed SubPlan/.test(conditions) && `hashed SubPlan on ${table}`,
       /current_setting|roster\.(current_|is_platform|team_sight)/.test(conditions) &&

@@ -11,6 +11,7 @@ import pino from "pino";
 import { afterAll, beforeAll, expect, inject } from "vitest";
 import { urlsOf } from "../src/database/provision.ts";
 import { BadRequestSchema, ErrorInfoSchema } from "../src/gen/google/rpc/error_details_pb.ts";
+import { AccessService } from "../src/gen/roster/v1/access_service_pb.ts";
 import { AuditService } from "../src/gen/roster/v1/audit_service_pb.ts";
 import { OrgService } from "../src/gen/roster/v1/org_service_pb.ts";
 import { TeamService } from "../src/gen/roster/v1/team_service_pb.ts";
@@ -23,6 +24,7 @@ export interface Callers {
   readonly users: Client<typeof UserService>;
   readonly orgs: Client<typeof OrgService>;
   readonly teams: Client<typeof TeamService>;
+  readonly access: Client<typeof AccessService>;
   readonly audit: Client<typeof AuditService>;
   readonly transport: Transport;
   readonly token: string;
@@ -186,6 +188,7 @@ export const callersOf = (
     users: createClient(UserService, transport),
     orgs: createClient(OrgService, transport),
     teams: createClient(TeamService, transport),
+    access: createClient(AccessService, transport),
     audit: createClient(AuditService, transport),
   };
 };

@@ -103,12 +103,14 @@ describe("OrgService.UpdateOrgMember", () => {
 });
 
 describe("A membership that is suspended or has expired", () => {
-  test("counts as none from the very next call, and again as one when it is restored", async () => {
+  test("counts as none from the very next call, and again as one when it is active or made anew", async () => {
     const { orgId, memberId: userId, owner, member } = await harness.current.tenant();
+    const activate = () =>
+      owner.orgs.updateOrgMember({ member: { orgId, userId, state: OrgMemberState.ACTIVE } });
     for (const [end, restore] of [
-      [{ state: OrgMemberState.SUSPENDED }, { state: OrgMemberState.ACTIVE }],
-      [{ expireTime: earlier() }, { expireTime: later() }],
-    ]) {
+      [{ state: OrgMemberState.SUSPENDED }, activate],
+      [{ expireTime: earlier() }, () => owner.orgs.addOrgMember({ orgId, userId })],
+    ] as const) {
       await member.orgs.getOrg({ orgId });
       await owner.orgs.updateOrgMember({ member: { orgId, userId, ...end } });
       for (const call of [
@@ -125,7 +127,7 @@ describe("A membership that is suspended or has expired", () => {
       for (const { users } of [member, harness.current.ops]) {
         expect((await users.listUserOrgs({ userId })).userOrgs).toEqual([]);
       }
-      await owner.orgs.updateOrgMember({ member: { orgId, userId, ...restore } });
+      await restore();
       expect((await member.orgs.getOrg({ orgId })).org?.id).toBe(orgId);
       expect((await member.users.listUserOrgs({ userId })).userOrgs).toHaveLength(1);
     }

@@ -4,7 +4,7 @@ import { describe, expect, test } from "vitest";
 import { OrgMemberState } from "../src/gen/roster/v1/org_member_pb.ts";
 import { View } from "../src/gen/roster/v1/view_pb.ts";
 import { byHand } from "./console.ts";
-import { type Callers, flushesOfRead, refusal, type Tenant, useHarness } from "./harness.ts";
+import { type Callers, flushesOfRead, refusal, useHarness } from "./harness.ts";
 
 const harness = useHarness();
 
@@ -12,14 +12,6 @@ const later = () => timestampFromMs(Date.now() + 3_600_000);
 
 const roles = ["guest", "member", "admin", "owner"] as const;
 const denied = { code: "PermissionDenied", reason: "PERMISSION_MISSING" };
-
-/** A role of the org's own, for which there is no RPC yet. */
-const customRole = ({ orgId }: Tenant, name: string, ...permissions: string[]): Promise<void> =>
-  byHand(
-    harness.current.admin,
-    "insert into roster.roles (org_id, name, permissions) values ($1, $2, $3)",
-    [orgId, name, permissions],
-  );
 
 const add = async ({ orgs }: Callers, orgId: string, role = "") => {
   const userId = await harness.current.user();
@@ -82,7 +74,7 @@ describe("OrgService.AddOrgMember", () => {
   test("INVALID_ARGUMENT for a role that the org does not have, also when another org has it", async () => {
     const one = await harness.current.tenant();
     const other = await harness.current.tenant();
-    await customRole(other, "crew", "org.get");
+    await other.owner.access.createRole({ role: { orgId: other.orgId, name: "crew" } });
     for (const { orgs } of [one.owner, one.admin]) {
       const userId = await harness.current.user();
       const call = orgs.addOrgMember({ orgId: one.orgId, userId, role: "crew" });

@@ -10,9 +10,9 @@ const harness = useHarness({ poolSize: 1, pipeline: true });
 
 /**
  * Fills a database without triggers: an org of 20,000 with 5,000 teams, and a thousand others. One person is
- * in every team.
+ * in every team, and another one in 2,000 orgs.
  */
-const load = (orgId: string, crewId: string, busyId: string): string => `
+const load = (orgId: string, crewId: string, busyId: string, guestId: string): string => `
   begin;
   set local session_replication_role = replica;
   create temporary table people on commit drop as
@@ -27,6 +27,9 @@ const load = (orgId: string, crewId: string, busyId: string): string => `
   insert into roster.org_slugs (slug_key, org_id)
     select 'org-' || n, md5('org' || n)::uuid from generate_series(0, 29999) n;
   insert into roster.org_members (org_id, user_id) select org_id, id from people;
+  insert into roster.org_members (org_id, user_id)
+    select md5('org' || n)::uuid, '${guestId}' from generate_series(1, 2000) n;
+  insert into roster.roles (org_id, name) select org_id, 'role-' || n from people;
   insert into roster.teams (org_id, id, name, visibility)
     select org_id, md5('team' || n)::uuid, 'Team ' || n, case n % 50 when 0 then 'SECRET' else 'VISIBLE' end
     from people where n <= 5000 or n > 24000;
@@ -69,7 +72,7 @@ beforeAll(async () => {
   const { orgId, owner } = tenant;
   const { team } = await owner.teams.createTeam({ team: { orgId, name: "Crew" } });
   crewId = team?.id ?? "";
-  await admin.query(load(orgId, crewId, tenant.adminId));
+  await admin.query(load(orgId, crewId, tenant.adminId, tenant.outsiderId));
 });
 
 /** The id that `load` gives a thing. */
@@ -94,6 +97,7 @@ describe("in an org of 20,000, after ten uses", () => {
     GetOrg: () => tenant.member.orgs.getOrg({ orgId: tenant.orgId }),
     GetOrgMember: () =>
       tenant.member.orgs.getOrgMember({ orgId: tenant.orgId, userId: tenant.ownerId }),
+    GetRole: () => tenant.member.access.getRole({ orgId: tenant.orgId, name: "role-77" }),
     GetTeam: () => tenant.member.teams.getTeam({ orgId: tenant.orgId, teamId: crewId }),
     GetInvitation: () =>
       tenant.owner.orgs.getInvitation({ orgId: tenant.orgId, invitationId: idOf("invitation77") }),
@@ -127,6 +131,7 @@ describe("in an org of 20,000, after ten uses", () => {
     "ListOrgMembers FULL": (page) =>
       tenant.member.orgs.listOrgMembers({ orgId: tenant.orgId, view, ...page }),
     ListInvitations: (page) => tenant.owner.orgs.listInvitations({ orgId: tenant.orgId, ...page }),
+    ListRoles: (page) => tenant.member.access.listRoles({ orgId: tenant.orgId, ...page }),
     ListTeams: (page) => tenant.member.teams.listTeams({ orgId: tenant.orgId, ...page }),
     "ListTeams by an operator": (page) =>
       harness.current.ops.teams.listTeams({ orgId: tenant.orgId, ...page }),
@@ -138,6 +143,10 @@ describe("in an org of 20,000, after ten uses", () => {
         userId: tenant.adminId,
         ...page,
       }),
+    ListUserOrgs: (page) =>
+      tenant.outsider.users.listUserOrgs({ userId: tenant.outsiderId, ...page }),
+    "ListUserOrgs by an operator": (page) =>
+      harness.current.ops.users.listUserOrgs({ userId: tenant.outsiderId, ...page }),
     "ListTeamMembers FULL": (page) =>
       tenant.member.teams.listTeamMembers({ orgId: tenant.orgId, teamId: crewId, view, ...page }),
     ListAuditEntries: (page) =>

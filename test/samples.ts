@@ -13,6 +13,7 @@ import { file_google_rpc_error_details } from "../src/gen/google/rpc/error_detai
 import { type Access, access } from "../src/gen/roster/v1/access_pb.ts";
 import { routes } from "../src/routes.ts";
 import { type Callers, type Harness, type Refusal, refusal } from "./harness.ts";
+import { accessSamples } from "./samples/access.ts";
 import { auditSamples } from "./samples/audit.ts";
 import { orgSamples } from "./samples/org.ts";
 import { teamSamples } from "./samples/team.ts";
@@ -23,6 +24,7 @@ export const samples: Samples = {
   ...userSamples,
   ...orgSamples,
   ...teamSamples,
+  ...accessSamples,
   ...auditSamples,
 };
 
@@ -97,7 +99,10 @@ const initOf = (message: Message | undefined): Record<string, unknown> => {
   return fields;
 };
 
-/** Paths of the fields that hold the id of something, in the request and in the resource within it. */
+/**
+ * Paths of the fields that hold the id of something, in the request and in the resource within it. What is named in a
+ * list fails alone, which the tests of batches judge.
+ */
 export const idPaths = ({ input }: DescMethod): string[] =>
   input.fields.flatMap((field) =>
     field.fieldKind === "message" && field.message.file.proto.package === "roster.v1"

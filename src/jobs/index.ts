@@ -1,6 +1,7 @@
 /** What runs without a caller, beside the server, in every process that may log in as roster_worker. */
 import type { Logger } from "pino";
 import { removeExpiredKeys } from "./expired-keys.ts";
+import { removeExpiredMembers } from "./expired-members.ts";
 import { purge } from "./purge.ts";
 import type { Limits } from "./worker.ts";
 
@@ -19,6 +20,9 @@ type Job = (url: string, limits: Limits) => Promise<Readonly<Record<string, numb
 const jobs: Readonly<Record<string, Job>> = {
   "removed expired idempotency keys": async (url, limits) => ({
     removed: await removeExpiredKeys(url, limits),
+  }),
+  "removed expired memberships": async (url, limits) => ({
+    removed: await removeExpiredMembers(url, limits),
   }),
   purged: async (url, limits) => ({ ...(await purge(url, limits)) }),
 };

@@ -1,10 +1,8 @@
 /** Removes for good what was deleted, once its purge_time has come. */
 import { setTimeout as delay } from "node:timers/promises";
 import { v7 as uuid } from "uuid";
-import { type Limits, withWorker } from "./worker.ts";
+import { batch, type Limits, withWorker } from "./worker.ts";
 
-/** Rows that go in one transaction. */
-const batch = 1_000;
 const busyMs = 200;
 
 /** What one transaction removed. */

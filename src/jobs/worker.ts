@@ -1,6 +1,8 @@
 /** Connections of the background work. */
 import pg from "pg";
 
+/** Rows that go in one transaction. */
+export const batch = 1_000;
 const defaultLimitMs = 30_000;
 
 /** When work gives up. */
@@ -42,3 +44,21 @@ export const withWorker = async <T>(
     await client.end();
   }
 };
+
+/**
+ * Runs a statement again and again, until it takes away less than it may.
+ *
+ * @param url logs in as roster_worker
+ * @param text takes as $1 how many rows it may take away, and answers with one row: how many went, as `removed`
+ * @returns how many went in all
+ */
+export const inBatches = (url: string, text: string, limits: Limits = {}): Promise<number> =>
+  withWorker(url, limits, async (client) => {
+    let all = 0;
+    for (;;) {
+      const { rows } = await client.query<{ removed: number }>(text, [batch]);
+      const removed = rows[0]?.removed ?? 0;
+      all += removed;
+      if (removed < batch) return all;
+    }
+  });

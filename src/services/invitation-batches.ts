@@ -2,7 +2,7 @@ import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { z } from "zod";
 import { completeWith, orgId, unitOfWork } from "../context.ts";
 import { sql } from "../database/sql.ts";
-import { fail, fieldInside, type Metadata, type Reason, toStatus } from "../errors.ts";
+import { fieldInside, type Metadata, type Reason, refused } from "../errors.ts";
 import type {
   BatchCreateInvitationsResponse,
   OrgService,
@@ -35,18 +35,21 @@ const judge = (context: HandlerContext, items: readonly Item[]) => {
   return unitOfWork(context).many(query, { prepare: false });
 };
 
-const refused = (reason: Reason, metadata: Metadata) => ({
-  result: { case: "error" as const, value: toStatus(fail(reason, metadata)) },
-});
 const made = (row: Parameters<typeof toSent>[0]) => {
   const { invitation, token } = toSent(row);
   return { result: { case: "invitation" as const, value: invitation }, token };
 };
-const exists = ({ path }: Item) => refused("INVITATION_EXISTS", { field: `${path}email` });
-const forbidden = ({ path }: Item, { reason, ...metadata }: NonNullable<Judgement["refusal"]>) =>
-  refused(reason, metadata.field ? { ...metadata, field: path + metadata.field } : metadata);
+const exists = ({ path }: Item) => ({
+  result: refused("INVITATION_EXISTS", { field: `${path}email` }),
+});
+const forbidden = ({ path }: Item, { reason, ...metadata }: NonNullable<Judgement["refusal"]>) => ({
+  result: refused(
+    reason,
+    metadata.field ? { ...metadata, field: path + metadata.field } : metadata,
+  ),
+});
 
-type Results = Map<Item, ReturnType<typeof made> | ReturnType<typeof refused>>;
+type Results = Map<Item, ReturnType<typeof made> | ReturnType<typeof exists>>;
 
 /**
  * Which of these can be made, by id, and why the others cannot: because the caller may not or the address has one

@@ -22,7 +22,7 @@ const stateNow = sql.fragment`
   (case when i.state = 'PENDING' and i.expire_time <= now() then 'EXPIRED' else i.state end)`;
 
 /** An invitation as columns of `invitations i`. */
-const invitationColumns = sql.fragment`
+export const invitationColumns = sql.fragment`
   i.org_id as invitation_org_id, i.id as invitation_id, i.email as invitation_email, i.role as invitation_role,
   i.team_ids as invitation_team_ids, ${stateNow} as invitation_state, i.inviter_id as invitation_inviter_id,
   i.create_time as invitation_create_time, i.expire_time as invitation_expire_time,
@@ -43,11 +43,11 @@ const invitationShape = {
   invitation_version: etag,
   invitation_resends: z.string(),
 };
-const invitationRow = z.object(invitationShape);
+export const invitationRow = z.object(invitationShape);
 const placedRow = z.object({ ...invitationShape, position: z.string() });
 const acceptedRow = z.object({ ...invitationShape, ...memberShape });
 
-const toInvitation = (row: z.output<typeof invitationRow>) => ({
+export const toInvitation = (row: z.output<typeof invitationRow>) => ({
   id: row.invitation_id,
   orgId: row.invitation_org_id,
   email: row.invitation_email,

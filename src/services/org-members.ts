@@ -3,7 +3,7 @@ import { z } from "zod";
 import { orgId, unitOfWork } from "../context.ts";
 import type { Page } from "../database/page.ts";
 import { etag, formatInstant, type Instant, instant, maybeInstant, sql } from "../database/sql.ts";
-import { fail, fieldInside } from "../errors.ts";
+import { fail, fieldCalled, fieldInside } from "../errors.ts";
 import { OrgMemberSchema, OrgMemberState } from "../gen/roster/v1/org_member_pb.ts";
 import type { OrgService } from "../gen/roster/v1/org_service_pb.ts";
 import { View } from "../gen/roster/v1/view_pb.ts";
@@ -47,6 +47,12 @@ export const toMember = (row: z.output<typeof memberRow>) => ({
   etag: row.member_version,
 });
 
+/**
+ * A membership counts until it expires. From then on the org cannot see its user, so that a join with users leaves it
+ * out; a page must leave it out before it is cut.
+ */
+export const isLasting = sql.fragment`(m.expire_time is null or m.expire_time > now())`;
+
 /** What ListOrgMembers lets its callers choose. */
 const choices: Choices = {
   fields: {
@@ -89,7 +95,7 @@ const chosenMembers = (org: string, chosen: Selection, limit: Page["limit"]) => 
             select * from roster.org_members where org_id = ${org} and user_id = k.user_id limit 1) m
           where k.org_id = ${org}`;
   return sql.fragment`
-    select m.*, ${chosen.places}, ${chosen.position} as position from ${tables} and ${chosen.where}
+    select m.*, ${chosen.places}, ${chosen.position} as position from ${tables} and ${isLasting} and ${chosen.where}
     order by ${chosen.order} limit ${limit}`;
 };
 
@@ -98,20 +104,14 @@ const nothing = sql.fragment``;
 const noMember = (userId: string) => () => fail("ORG_MEMBER_NOT_FOUND", { user_id: userId });
 
 /** The membership's version, for saying why a write met no row. */
-const unwritten = async (
-  context: HandlerContext,
-  userId: string,
-  given: string,
-): Promise<Error> => {
-  const row = await unitOfWork(context).one(
+const versionNow = (context: HandlerContext, userId: string) =>
+  unitOfWork(context).one(
     sql.type(z.object({ version: etag }))`
       select m.version from roster.org_members m
       join roster.users u on u.id = m.user_id and u.delete_time is null
       where m.org_id = ${orgId(context)} and m.user_id = ${userId}`,
     noMember(userId),
   );
-  return stale(given, row.version);
-};
 
 /** A time of a request as PostgreSQL reads it, or null without one. */
 export const timeText = (time: Instant | undefined, field: string): string | null => {
@@ -124,7 +124,12 @@ export const timeText = (time: Instant | undefined, field: string): string | nul
 
 type OrgMembers = Pick<
   ServiceImpl<typeof OrgService>,
-  "addOrgMember" | "getOrgMember" | "listOrgMembers" | "updateOrgMember" | "removeOrgMember"
+  | "addOrgMember"
+  | "getOrgMember"
+  | "listOrgMembers"
+  | "updateOrgMember"
+  | "removeOrgMember"
+  | "transferOrgOwnership"
 >;
 
 export const orgMembers = {
@@ -160,8 +165,8 @@ export const orgMembers = {
     const members = chosen
       ? chosenMembers(orgId(context), chosen, page.limit)
       : sql.fragment`
-          select * from roster.org_members
-          where org_id = ${orgId(context)} and user_id > ${after}::uuid
+          select * from roster.org_members m
+          where org_id = ${orgId(context)} and user_id > ${after}::uuid and ${isLasting}
           order by user_id limit ${page.limit}`;
     const position = chosen ? sql.fragment`, m.position` : nothing;
     const order = chosen?.placeOrder ?? sql.fragment`m.user_id`;
@@ -214,7 +219,7 @@ export const orgMembers = {
         and m.version = coalesce(${versionOf(member.etag, "member.etag")}::bigint, m.version)
       returning ${memberColumns}`);
     const row = await changed.catch(fieldInside("member"));
-    if (!row) throw await unwritten(context, userId, member.etag);
+    if (!row) throw stale(member.etag, (await versionNow(context, userId)).version);
     return { member: toMember(row) };
   },
 
@@ -226,7 +231,35 @@ export const orgMembers = {
         and u.id = m.user_id and u.delete_time is null
         and m.version = coalesce(${versionOf(given, "etag")}::bigint, m.version)
       returning ${memberColumns}`);
-    if (!row) throw await unwritten(context, userId, given);
+    if (!row) throw stale(given, (await versionNow(context, userId)).version);
     return { member: toMember(row) };
+  },
+
+  async transferOrgOwnership({ fromUserId, toUserId, formerRole }, context) {
+    if (fromUserId.toLowerCase() === toUserId.toLowerCase())
+      throw fail("FIELD_INVALID", { field: "to_user_id", rule: "must not be from_user_id" });
+    const unit = unitOfWork(context);
+    // The new owner comes first, for an org is never without one. Their user is held until the end by a trigger.
+    const to = await unit.one(
+      sql.type(memberRow)`
+        update roster.org_members m set role = 'owner', expire_time = null
+        from roster.users u
+        where m.org_id = ${orgId(context)} and m.user_id = ${toUserId} and m.state = 'ACTIVE'
+          and u.id = m.user_id and u.delete_time is null
+        returning ${memberColumns}`,
+      noMember(toUserId),
+    );
+    const demoted = unit.maybeOne(sql.type(memberRow)`
+      update roster.org_members m set role = ${formerRole || "admin"}
+      from roster.users u
+      where m.org_id = ${orgId(context)} and m.user_id = ${fromUserId} and m.role = 'owner' and m.state = 'ACTIVE'
+        and u.id = m.user_id and u.delete_time is null
+      returning ${memberColumns}`);
+    const from = await demoted.catch(fieldCalled(() => "former_role"));
+    if (!from) {
+      await versionNow(context, fromUserId);
+      throw fail("ORG_MEMBER_NOT_OWNER", { user_id: fromUserId });
+    }
+    return { from: toMember(from), to: toMember(to) };
   },
 } satisfies OrgMembers;

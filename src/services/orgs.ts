@@ -8,7 +8,7 @@ import { OrgSchema, OrgState } from "../gen/roster/v1/org_pb.ts";
 import type { OrgService } from "../gen/roster/v1/org_service_pb.ts";
 import type { UserService } from "../gen/roster/v1/user_service_pb.ts";
 import { foldedText, labelsIn, oneOf, text, time } from "./conditions.ts";
-import { memberColumns, memberShape, toMember } from "./org-members.ts";
+import { isLasting, memberColumns, memberShape, toMember } from "./org-members.ts";
 import {
   changesOf,
   checkLabelCount,
@@ -324,8 +324,8 @@ export const userOrgs = {
       sql.type(membershipRow)`
         select ${orgColumns}, ${memberColumns}
         from (
-          select * from roster.org_members
-          where user_id = ${userId} and state = 'ACTIVE' and (expire_time is null or expire_time > now())
+          select * from roster.org_members m
+          where user_id = ${userId} and state = 'ACTIVE' and ${isLasting}
             and org_id = coalesce(${caller(context).orgId ?? null}::uuid, org_id)
             and org_id > ${after}::uuid
           order by org_id limit ${page.limit}) m

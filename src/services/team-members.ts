@@ -6,6 +6,7 @@ import { fail } from "../errors.ts";
 import { TeamMemberSchema, TeamRole } from "../gen/roster/v1/team_member_pb.ts";
 import type { TeamService } from "../gen/roster/v1/team_service_pb.ts";
 import { View } from "../gen/roster/v1/view_pb.ts";
+import { isLasting } from "./org-members.ts";
 import { briefProfileColumns, briefProfileShape, profileJoin, toBriefProfile } from "./profiles.ts";
 import { changesOf, firstId, pageOf, required, stale, versionOf } from "./requests.ts";
 import { noTeam, teamColumns, teamShape, toTeam } from "./teams.ts";
@@ -132,13 +133,16 @@ export const teamMembers = {
     const page = pageOf(context, request);
     const [after = firstId] = page.after ?? [];
     const members = sql.fragment`
-      select m.* from roster.team_members m
-      where m.org_id = ${orgId(context)} and m.team_id = ${teamId}
+      select own.* from roster.team_members own
+      where own.org_id = ${orgId(context)} and own.team_id = ${teamId}
         and exists (
           select from roster.teams t
           where t.org_id = ${orgId(context)} and t.id = ${teamId} and t.delete_time is null)
-        and m.user_id > ${after}::uuid
-      order by m.user_id limit ${page.limit}`;
+        and (
+          select true from roster.org_members m
+          where m.org_id = ${orgId(context)} and m.user_id = own.user_id and ${isLasting})
+        and own.user_id > ${after}::uuid
+      order by own.user_id limit ${page.limit}`;
     const answer = async <Row extends z.output<typeof listedRow>>(
       rows: readonly Row[],
       toItem: (row: Row) => ReturnType<typeof toMember>,

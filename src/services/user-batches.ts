@@ -2,7 +2,7 @@ import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { z } from "zod";
 import { unitOfWork } from "../context.ts";
 import { sql } from "../database/sql.ts";
-import { fail, fieldInside, toStatus } from "../errors.ts";
+import { fieldInside, refused } from "../errors.ts";
 import type { UserService } from "../gen/roster/v1/user_service_pb.ts";
 import { profileColumns } from "./profiles.ts";
 import { fullUserRow, newUser, toFullUser, userColumns, userJoin } from "./users.ts";
@@ -62,10 +62,6 @@ const made = (row: z.output<typeof fullUserRow>) => ({
   case: "user" as const,
   value: toFullUser(row),
 });
-const refused = (reason: "EMAIL_TAKEN" | "USER_EXTERNAL_ID_TAKEN", field: string) => ({
-  case: "error" as const,
-  value: toStatus(fail(reason, { field })),
-});
 type Results = Map<Item, ReturnType<typeof made> | ReturnType<typeof refused>>;
 
 /**
@@ -83,9 +79,12 @@ const sortOut = (items: readonly Item[], keys: readonly z.output<typeof keysRow>
     const { externalId, path } = item;
     const ofEmail = email_taken ? taken : emails.has(email_key) && doubles;
     const ofExternalId = external_id_taken ? taken : externalIds.has(externalId) && doubles;
-    if (ofEmail) ofEmail.set(item, refused("EMAIL_TAKEN", `${path}user.email`));
+    if (ofEmail) ofEmail.set(item, refused("EMAIL_TAKEN", { field: `${path}user.email` }));
     else if (ofExternalId)
-      ofExternalId.set(item, refused("USER_EXTERNAL_ID_TAKEN", `${path}user.external_id`));
+      ofExternalId.set(
+        item,
+        refused("USER_EXTERNAL_ID_TAKEN", { field: `${path}user.external_id` }),
+      );
     else {
       free.set(item.id, item);
       emails.add(email_key);

@@ -5,6 +5,7 @@ import { unitOfWork } from "../context.ts";
 import { type Query, sql } from "../database/sql.ts";
 import type { ExportUserResponseSchema, UserService } from "../gen/roster/v1/user_service_pb.ts";
 import { bareEntryRow, changeRow, toBareEntry, toChange } from "./audit.ts";
+import { invitationColumns, invitationRow, toInvitation } from "./invitations.ts";
 import { memberColumns, memberRow, toMember } from "./org-members.ts";
 import { profileColumns, profileJoin, profileRow, toProfile } from "./profiles.ts";
 import { firstId } from "./requests.ts";
@@ -80,6 +81,16 @@ const teamMembersOf = (userId: string, context: HandlerContext) =>
     (row) => [row.member_org_id, row.member_team_id],
   );
 
+const invitationsOf = (userId: string, context: HandlerContext) =>
+  pages(
+    context,
+    first,
+    ([org, id]) => sql.type(invitationRow)`
+      select ${invitationColumns}
+      from roster.exported_invitations(${userId}, ${org}::uuid, ${id}::uuid, ${pageSize}) i`,
+    (row) => [row.invitation_org_id, row.invitation_id],
+  );
+
 /** What the cursor of a log is made of; the time as PostgreSQL compares it. */
 const placed = { id: z.string(), position: z.string() };
 
@@ -104,7 +115,7 @@ const entriesOf = (userId: string, context: HandlerContext) =>
     ({ position, id }) => [position, id],
   );
 
-/** All that is held about a person, in the order of the fields of `ExportUserResponse`. */
+/** All that is held about a person, in the order that the RPC promises. */
 async function* itemsOf(userId: string, context: HandlerContext): AsyncGenerator<Item> {
   const row = await unitOfWork(context).one(
     sql.type(fullUserRow)`
@@ -120,6 +131,8 @@ async function* itemsOf(userId: string, context: HandlerContext): AsyncGenerator
     yield { case: "orgMember", value: toMember(member) };
   for await (const member of teamMembersOf(userId, context))
     yield { case: "teamMember", value: toTeamMember(member) };
+  for await (const invitation of invitationsOf(userId, context))
+    yield { case: "invitation", value: toInvitation(invitation) };
   for await (const change of changesOf(userId, context))
     yield { case: "auditChange", value: toChange(change) };
   for await (const entry of entriesOf(userId, context))

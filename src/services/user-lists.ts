@@ -7,6 +7,7 @@ import { type FragmentSqlToken, sql } from "../database/sql.ts";
 import type { UserService } from "../gen/roster/v1/user_service_pb.ts";
 import { View } from "../gen/roster/v1/view_pb.ts";
 import { foldedText, labelsIn, oneOf, text, time } from "./conditions.ts";
+import { isLasting } from "./org-members.ts";
 import { briefProfileColumns, profileJoin } from "./profiles.ts";
 import { firstId, pageOf } from "./requests.ts";
 import { type Choices, type Selection, selectionOf } from "./selections.ts";
@@ -77,8 +78,8 @@ const pageOfUsers = (org: string | undefined, after: string, deleted: boolean, {
         where roster.kept(delete_time, purge_time, ${deleted}) and id > ${after}::uuid
         order by id limit ${limit}) u`
     : sql.fragment`(
-        select user_id as id from roster.org_members
-        where org_id = ${org} and user_id > ${after}::uuid
+        select user_id as id from roster.org_members m
+        where org_id = ${org} and user_id > ${after}::uuid and ${isLasting}
         order by user_id limit ${limit}) page
         join roster.users u on u.id = page.id`;
 

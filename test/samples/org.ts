@@ -80,6 +80,14 @@ export const orgSamples: Samples = {
     by: "owner",
     request: async ({ orgId, harness }) => ({ orgId, userId: await harness.user() }),
   },
+  "OrgService.BatchAddOrgMembers": {
+    by: "owner",
+    request: async ({ orgId, harness }) => ({
+      orgId,
+      members: [{ userId: await harness.user() }, { userId: await harness.user(), role: "guest" }],
+    }),
+    fault: ["members", []],
+  },
   "OrgService.GetOrgMember": {
     by: "member",
     request: ({ orgId, mateId: userId }) => ({ orgId, userId }),
@@ -125,5 +133,14 @@ export const orgSamples: Samples = {
       const { orgId, invitationId } = await newInvitation(world);
       return { orgId, invitationId };
     },
+  },
+  "OrgService.TransferOrgOwnership": {
+    by: "owner",
+    request: async ({ orgId, person }) => ({
+      orgId,
+      fromUserId: await person("owner"),
+      toUserId: await person("member"),
+    }),
+    fault: ["former_role", "nothing"],
   },
 };

@@ -4,7 +4,7 @@ import { TeamRole } from "../../src/gen/roster/v1/team_member_pb.ts";
 import { type Harness, slug, type Tenant } from "../harness.ts";
 import { makeTeam } from "../made-team.ts";
 
-/** A tenant with a team, people in it, and what was deleted. */
+/** A tenant with a team, people in it, a role called `crew`, and what was deleted. */
 export interface World extends Tenant {
   readonly harness: Harness;
   readonly teamId: string;
@@ -36,6 +36,7 @@ export const makeWorld = async (harness: Harness, word = "World"): Promise<World
   const { id: deletedTeamId } = await makeTeam(owner, { orgId, name: `${word} deleted` });
   await owner.teams.deleteTeam({ orgId, teamId: deletedTeamId });
   await owner.orgs.updateOrg({ org: { id: orgId, name: `${word} org`, labels: { [word]: word } } });
+  await owner.access.createRole({ role: { orgId, name: "crew", title: word } });
   const mateId = await person("member", TeamRole.MEMBER);
   for (const id of [tenant.ownerId, mateId]) {
     const email = `${word}.${randomUUID()}@example.com`;

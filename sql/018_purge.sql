@@ -6,9 +6,9 @@
 -- time ends within a minute, so the background work lets two pass.
 
 grant delete on roster.users, roster.orgs, roster.profiles, roster.roles, roster.org_members, roster.teams,
-  roster.team_members to roster_gate;
+  roster.team_members, roster.invitations to roster_gate;
 grant select on roster.profiles to roster_gate;
--- The gate removes what it judged to be over; users and orgs show themselves to it already.
+-- The gate removes what it judged to be over; users, orgs and invitations show themselves to it already.
 create policy profiles_gate on roster.profiles to roster_gate using (true) with check (false);
 create policy roles_gate_delete on roster.roles for delete to roster_gate using (true);
 create policy org_members_gate_delete on roster.org_members for delete to roster_gate using (true);
@@ -72,7 +72,8 @@ begin
       -- Teams go from the leaves up.
       (4, 'teams', 'and not exists (
         select from roster.teams child where child.org_id = t.org_id and child.parent_team_id = t.id)'),
-      (5, 'roles', '')) as steps (place, name, condition)
+      (5, 'invitations', ''),
+      (6, 'roles', '')) as steps (place, name, condition)
     order by place
   loop
     execute format(
@@ -249,33 +250,55 @@ begin
 end
 $$;
 
--- Blanks what the log holds about a person and says how many changes that were. The changes themselves stay: that there
--- was one, when, by whom. Where nothing else in this transaction tells that the person is gone, it notes that too.
-create function roster.forget(person uuid, entry uuid, noted boolean) returns int
+-- Under which addresses the log knows a person: that of now, which their removal has noted, and all former ones.
+create function roster.addresses_of(person uuid) returns text[]
+  language sql stable security definer set search_path = ''
+  return array(
+    select distinct lower(normalize(image ->> 'email', nfc))
+    from roster.audit_changes c cross join lateral (values (c.before), (c.after)) v (image)
+    where c.person = addresses_of.person and c.resource_type = 'user' and image ? 'email');
+
+-- Blanks what the log holds about a person and says how many changes that were, and which invitations to them it tells
+-- of. The changes themselves stay: that there was one, when, by whom. Where nothing else in this transaction tells
+-- that the person is gone, it notes that too.
+--   addresses      those of the person, as they are compared
+--   entry          the audit entry in force
+create function roster.forget(
+  person uuid, addresses text[], entry uuid, noted boolean, out forgotten int, out invitations text[]
+)
   language plpgsql volatile security definer set search_path = ''
   as $$
 declare
-  forgotten int;
+  -- An invitation is found by what its address makes.
+  addressees constant uuid[] := array(
+    select roster.invited_person(address) from unnest(addresses) a (address));
+  invited int;
 begin
+  invitations := array(select distinct c.resource_id from roster.audit_changes c where c.person = any (addressees));
   update roster.audit_changes c set before = null, after = null, salt = null
   where c.person = forget.person and c.entry_id <> entry and c.salt is not null;
   get diagnostics forgotten = row_count;
   update roster.audit_changes c set before = null, after = null, salt = null
   where c.person = forget.person and c.entry_id = entry;
+  -- What they are found by goes too.
+  update roster.audit_changes c set person = null, before = null, after = null, salt = null
+  where c.person = any (addressees);
+  get diagnostics invited = row_count;
+  forgotten := forgotten + invited;
   if forgotten > 0 and not noted then
     insert into roster.audit_changes (person, entry_id, subject, method, correlation_id, resource_type, resource_id,
       kind, changed_fields, salt)
     values (forget.person, entry, current_setting('roster.subject'), current_setting('roster.method'),
       current_setting('roster.correlation_id'), 'user', forget.person::text, 'PURGED', '{}', null);
   end if;
-  return forgotten;
 end
 $$;
 
-grant update (before, after, salt) on roster.audit_changes to roster_audit;
+grant update (person, before, after, salt) on roster.audit_changes to roster_audit;
 grant select on roster.audit_changes to roster_audit;
 -- Whoever erases a person finds what tells of them, and leaves nothing of it.
-create policy audit_changes_person on roster.audit_changes for select to roster_audit using (person is not null);
+create policy audit_changes_person on roster.audit_changes for select to roster_audit
+  using (person is not null or (before is null and after is null));
 create policy audit_changes_forget on roster.audit_changes for update to roster_audit
   using (person is not null) with check (before is null and after is null and salt is null);
 
@@ -290,6 +313,8 @@ declare
   orgs constant uuid[] := array(select m.org_id from roster.org_members m where m.user_id = person);
   org uuid;
   there boolean;
+  addresses text[];
+  invitations text[];
 begin
   perform roster.demand_platform();
   perform from roster.orgs o where o.id = any (orgs) order by o.id for no key update;
@@ -314,15 +339,22 @@ begin
 
   delete from roster.users u where u.id = person;
   there := found;
-  changes := roster.forget(person, entry, there);
+  -- An address that somebody else has by now is theirs, and so are invitations to it.
+  addresses := array(
+    select a from unnest(roster.addresses_of(person)) a
+    where not exists (select from roster.users u where u.email_key = a and u.delete_time is null));
+  delete from roster.invitations i where i.email_key = any (addresses);
+  select f.forgotten, f.invitations into changes, invitations
+  from roster.forget(person, addresses, entry, there) f;
   if not there and changes = 0 then
     raise exception 'USER_NOT_FOUND' using errcode = 'RS001',
       detail = jsonb_build_object('user_id', person)::text;
   end if;
-  -- An answer that tells of somebody has their id in it.
+  -- An answer that tells of somebody has their id in it, or that of an invitation to them.
   update roster.idempotency_keys k set response = null
-  where k.response is not null
-    and (k.subject = person::text or position(convert_to(person::text, 'UTF8') in k.response) > 0);
+  where k.response is not null and (k.subject = person::text or exists (
+    select from unnest(invitations || person::text) named (id)
+    where position(convert_to(named.id, 'UTF8') in k.response) > 0));
   get diagnostics answers = row_count;
   return next;
 end
@@ -359,10 +391,11 @@ alter function roster.purge(int, uuid) owner to roster_gate;
 alter function roster.open_work(uuid, uuid, text) owner to roster_gate;
 alter function roster.erase_user(uuid, boolean, uuid) owner to roster_gate;
 alter function roster.stored_response(text, text, uuid, bytea) owner to roster_gate;
-alter function roster.forget(uuid, uuid, boolean) owner to roster_audit;
+alter function roster.addresses_of(uuid) owner to roster_audit;
+alter function roster.forget(uuid, text[], uuid, boolean) owner to roster_audit;
 revoke create on schema roster from roster_gate, roster_audit;
 
-grant execute on function roster.forget(uuid, uuid, boolean) to roster_gate;
+grant execute on function roster.forget(uuid, text[], uuid, boolean), roster.addresses_of(uuid) to roster_gate;
 grant execute on function roster.purge_user(uuid), roster.purge_org(uuid), roster.erase_user(uuid, boolean, uuid)
   to roster_directory;
 grant execute on function roster.stored_response(text, text, uuid, bytea) to roster_app, roster_directory;

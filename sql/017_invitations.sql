@@ -35,6 +35,8 @@ create unique index invitations_org_id_email_key_key
 create index invitations_custom_role_idx on roster.invitations (org_id, custom_role)
   where custom_role is not null;
 create index invitations_email_key_idx on roster.invitations (org_id, email_key, id);
+-- In whichever organisation: for exporting and erasing what is held about a person.
+create index invitations_address_idx on roster.invitations (email_key, org_id, id);
 
 create trigger invitations_touch before update on roster.invitations
   for each row execute function roster.touch();

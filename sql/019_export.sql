@@ -71,10 +71,27 @@ begin
 end
 $$;
 
+-- A page of the invitations to a person's address, whatever has become of them.
+create function roster.exported_invitations(person uuid, after_org uuid, after_id uuid, most int)
+  returns setof roster.invitations
+  language plpgsql stable security definer set search_path = ''
+  as $$
+begin
+  perform roster.demand_self(exported_invitations.person);
+  return query
+    select i.* from roster.invitations i
+    where i.email_key = (select u.email_key from roster.users u where u.id = exported_invitations.person)
+      and (i.org_id, i.id) > (after_org, after_id)
+    order by i.org_id, i.id limit most;
+end
+$$;
+
 grant create on schema roster to roster_gate;
+alter function roster.exported_invitations(uuid, uuid, uuid, int) owner to roster_gate;
 alter function roster.exported_changes(uuid, timestamptz, uuid, int) owner to roster_gate;
 alter function roster.exported_entries(uuid, timestamptz, uuid, int) owner to roster_gate;
 revoke create on schema roster from roster_gate;
 grant execute on function
   roster.exported_changes(uuid, timestamptz, uuid, int), roster.exported_entries(uuid, timestamptz, uuid, int)
   to roster_directory;
+grant execute on function roster.exported_invitations(uuid, uuid, uuid, int) to roster_directory;

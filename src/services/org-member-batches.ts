@@ -1,0 +1,93 @@
+import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
+import { z } from "zod";
+import { orgId, unitOfWork } from "../context.ts";
+import { sql } from "../database/sql.ts";
+import { refused } from "../errors.ts";
+import type { OrgService } from "../gen/roster/v1/org_service_pb.ts";
+import { memberColumns, memberRow, timeText, toMember } from "./org-members.ts";
+
+/** A user to be added, and where in the request they stand. */
+interface Item {
+  readonly userId: string;
+  readonly role: string;
+  readonly expireTime: string | null;
+  readonly path: string;
+}
+
+const verdictRow = z.object({
+  role_fault: z.enum(["ROLE_UNKNOWN", "ROLE_NOT_GRANTABLE"]).nullable(),
+  user_is_active: z.boolean(),
+  is_member: z.boolean(),
+});
+type Verdict = z.output<typeof verdictRow>;
+
+/** What adding each alone would meet. From here on their roles and users stay as they are. */
+const judge = (context: HandlerContext, items: readonly Item[]) => {
+  const people = items.map(({ userId }) => userId);
+  const roles = items.map(({ role }) => role);
+  return unitOfWork(context).many(sql.type(verdictRow)`
+    select role_fault, user_is_active, is_member
+    from roster.judge_new_members(${sql.array(people, "uuid")}, ${sql.array(roles, "text")})`);
+};
+
+/**
+ * Adds users in the order of their ids, in which every batch does: two with the same people wait for one another
+ * instead of deadlocking. Whoever is added meanwhile is left out.
+ */
+const insert = (context: HandlerContext, items: readonly Item[]) => {
+  const rows = items.map(({ userId, role, expireTime }) => [userId, role, expireTime]);
+  return unitOfWork(context).many(sql.type(memberRow)`
+    insert into roster.org_members as m (org_id, user_id, role, expire_time)
+    select ${orgId(context)}, a.user_id, a.role, a.expire_time
+    from ${sql.unnest(rows, ["uuid", "text", "timestamptz"])} a (user_id, role, expire_time)
+    order by a.user_id
+    on conflict (org_id, user_id) do nothing
+    returning ${memberColumns}`);
+};
+
+const exists = ({ path }: Item) => refused("ORG_MEMBER_EXISTS", { field: `${path}user_id` });
+
+/** Why a user cannot be added; undefined when they can. What comes first is what AddOrgMember says first. */
+const refusalOf = (item: Item, verdict: Verdict) => {
+  const { userId, role, expireTime, path } = item;
+  if (verdict.role_fault !== null)
+    return refused(verdict.role_fault, { field: `${path}role`, role });
+  if (!verdict.user_is_active)
+    return refused("USER_NOT_FOUND", { field: `${path}user_id`, user_id: userId });
+  if (role === "owner" && expireTime !== null) {
+    const rule = "owners take no expire_time";
+    return refused("FIELD_INVALID", { field: `${path}expire_time`, rule });
+  }
+  return verdict.is_member ? exists(item) : undefined;
+};
+
+/** Adding many members at once, an RPC of OrgService. */
+export const orgMemberBatches = {
+  async batchAddOrgMembers(request, context) {
+    const items = request.members.map(({ userId, role, expireTime }, place): Item => {
+      const path = `members[${place}].`;
+      return {
+        userId: userId.toLowerCase(),
+        role: role || "member",
+        expireTime: timeText(expireTime, `${path}expire_time`),
+        path,
+      };
+    });
+    const verdicts = await judge(context, items);
+    const addable = new Map<string, Item>();
+    const refusals = items.map((item, place) => {
+      const refusal = refusalOf(item, verdicts[place] as Verdict);
+      if (!refusal && !addable.has(item.userId)) addable.set(item.userId, item);
+      return refusal;
+    });
+    const rows = addable.size > 0 ? await insert(context, [...addable.values()]) : [];
+    const added = new Map(rows.map((row) => [addable.get(row.member_user_id), row]));
+    return {
+      results: items.map((item, place) => {
+        const row = added.get(item);
+        const made = row && { case: "member" as const, value: toMember(row) };
+        return { result: refusals[place] ?? made ?? exists(item) };
+      }),
+    };
+  },
+} satisfies Pick<ServiceImpl<typeof OrgService>, "batchAddOrgMembers">;
