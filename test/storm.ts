@@ -243,7 +243,8 @@ export class Storm {
       ["orgs", orgs.map(({ orgId }) => orgId)],
     ] as const) {
       const isDue = `update roster.${table} set purge_time = now() - interval '3 minutes'
-        where id = (select id from roster.${table} where delete_time is not null and id = any ($1) limit 1)`;
+        where delete_time is not null
+          and id = (select id from roster.${table} where delete_time is not null and id = any ($1) limit 1)`;
       await asAdmin(harness, isDue, [ids]);
     }
     await purge(harness.urls.worker);
