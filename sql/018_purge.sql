@@ -250,13 +250,28 @@ begin
 end
 $$;
 
--- Under which addresses the log knows a person: that of now, which their removal has noted, and all former ones.
+-- Under which addresses the log knows a person.
 create function roster.addresses_of(person uuid) returns text[]
   language sql stable security definer set search_path = ''
   return array(
     select distinct lower(normalize(image ->> 'email', nfc))
     from roster.audit_changes c cross join lateral (values (c.before), (c.after)) v (image)
     where c.person = addresses_of.person and c.resource_type = 'user' and image ? 'email');
+
+-- The addresses of a person, that of now and former ones, as they are compared. One that somebody else has by now is
+-- theirs, and so are invitations to it.
+create function roster.own_addresses(person uuid) returns text[]
+  language sql stable set search_path = ''
+  return array(
+    select a.address
+    from (
+      select u.email_key from roster.users u where u.id = person
+      union
+      select unnest(roster.addresses_of(person))) a (address)
+    where not exists (
+      select from roster.users other
+      where other.email_key = a.address and other.id <> person and other.delete_time is null));
+grant execute on function roster.own_addresses(uuid) to roster_gate;
 
 -- Blanks what the log holds about a person and says how many changes that were, and which invitations to them it tells
 -- of. The changes themselves stay: that there was one, when, by whom. Where nothing else in this transaction tells
@@ -313,7 +328,7 @@ declare
   orgs constant uuid[] := array(select m.org_id from roster.org_members m where m.user_id = person);
   org uuid;
   there boolean;
-  addresses text[];
+  addresses constant text[] := roster.own_addresses(person);
   invitations text[];
 begin
   perform roster.demand_platform();
@@ -339,10 +354,6 @@ begin
 
   delete from roster.users u where u.id = person;
   there := found;
-  -- An address that somebody else has by now is theirs, and so are invitations to it.
-  addresses := array(
-    select a from unnest(roster.addresses_of(person)) a
-    where not exists (select from roster.users u where u.email_key = a and u.delete_time is null));
   delete from roster.invitations i where i.email_key = any (addresses);
   select f.forgotten, f.invitations into changes, invitations
   from roster.forget(person, addresses, entry, there) f;

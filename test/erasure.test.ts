@@ -1,8 +1,10 @@
 import { randomUUID } from "node:crypto";
+import { toJson } from "@bufbuild/protobuf";
 import { describe, expect, test } from "vitest";
 import { AuditOutcome, ChangeKind } from "../src/gen/roster/v1/audit_pb.ts";
 import { OrgState } from "../src/gen/roster/v1/org_pb.ts";
-import { type Harness, refusal, useHarness } from "./harness.ts";
+import { ExportUserResponseSchema } from "../src/gen/roster/v1/user_service_pb.ts";
+import { type Callers, type Harness, refusal, useHarness } from "./harness.ts";
 import { activeOwners, ownedOrg } from "./owned-org.ts";
 import { enterDirectory, settle, useConnections, within } from "./sessions.ts";
 
@@ -34,11 +36,36 @@ const somebody = async () => {
     requestId: randomUUID(),
   });
   await ops.users.updateUser({ user: { id: userId, email: `second.${word}@example.com` } });
+  // Invited under the address they had then, and under that of now.
+  for (const [owner, orgId, email] of [
+    [first.owner, first.orgId, user.email.toUpperCase()],
+    [second.owner, second.orgId, `second.${word}@example.com`],
+  ] as const)
+    await owner.orgs.createInvitation({ invitation: { orgId, email }, requestId: randomUUID() });
   // From one of the orgs they went again, with what they were there.
   await self.orgs.removeOrgMember({ orgId: second.orgId, userId });
   const again = { user: { ...user, labels }, profile, requestId };
   return { userId, word, first, second, self, again };
 };
+
+/** What texts hold that are nobody's own: ids, times, etags, states, roles, the names of RPCs and fields. */
+const shared =
+  /^([0-9a-f]{8}-[-0-9a-f]{27}|\d{4}-\d\d-\d\dT[\d:.+Z]+|"?\d+"?|[A-Z_]{2,}|member|roster\.v1\.\w+\/\w+)$/;
+
+/** All texts that an export holds and that are somebody's own. */
+const exportedTexts = async (callers: Callers, userId: string): Promise<string[]> => {
+  const texts = new Set<string>();
+  const gather = (value: unknown): void => {
+    if (typeof value === "string") texts.add(value);
+    else if (value !== null && typeof value === "object") Object.values(value).forEach(gather);
+  };
+  for await (const item of callers.users.exportUser({ userId }))
+    gather(toJson(ExportUserResponseSchema, item));
+  return [...texts].filter((text) => text !== "" && !shared.test(text) && !isField(text));
+};
+
+/** `changed_fields` name columns. */
+const isField = (text: string): boolean => /^[a-z_]+$/.test(text) && text.length < 16;
 
 /** Tables in which a text stands anywhere, in any case, also as bytes. */
 const tablesWith = async ({ admin }: Harness, text: string): Promise<string[]> => {
@@ -61,18 +88,25 @@ const tablesWith = async ({ admin }: Harness, text: string): Promise<string[]> =
 describe("UserService.EraseUser", () => {
   test("leaves no trace of a person in any table, answer or log, and a proof", async () => {
     const { ops, logs } = harness.current;
-    const { userId, word, first, second } = await somebody();
+    const { userId, word, first, second, self } = await somebody();
+    const texts = await exportedTexts(self, userId);
+    expect(await exportedTexts(ops, userId)).toEqual(texts);
+    const own = word.toUpperCase();
+    expect(texts.filter((text) => !text.toUpperCase().includes(own))).toEqual([]);
+    expect(texts).toHaveLength(9);
     expect(await tablesWith(harness.current, word)).toEqual([
       "roster.audit_changes",
       "roster.idempotency_keys",
+      "roster.invitations",
       "roster.org_member_keys",
       "roster.profiles",
       "roster.users",
     ]);
     const { proof, ...erased } = await erase(userId);
     expect(erased.erasedChangeCount).toBeGreaterThan(10);
-    expect(erased.erasedAnswerCount).toBe(6);
-    expect(await tablesWith(harness.current, word)).toEqual([]);
+    expect(erased.erasedAnswerCount).toBe(8);
+    for (const text of [word, ...texts])
+      expect(await tablesWith(harness.current, text), text).toEqual([]);
     expect(JSON.stringify(logs)).not.toContain(word);
 
     expect((await refusal(ops.users.getUser({ userId }))).code).toBe("NotFound");
@@ -108,8 +142,22 @@ describe("UserService.EraseUser", () => {
     const before = await told();
     await erase(one.userId);
     expect(await told()).toEqual(before);
-    expect(await tablesWith(harness.current, other.word)).toHaveLength(5);
+    expect(await tablesWith(harness.current, other.word)).toHaveLength(6);
     expect((await harness.current.ops.users.createUser(other.again)).user?.id).toBe(other.userId);
+  });
+
+  test("leaves invitations to an address that somebody else has by now", async () => {
+    const { ops } = harness.current;
+    const { orgId, owner, outsiderId: userId, memberId } = await settle(harness.current);
+    const email = `${randomUUID()}@example.com`;
+    await ops.users.updateUser({ user: { id: userId, email } });
+    await ops.users.updateUser({ user: { id: userId, email: `${randomUUID()}@example.com` } });
+    await ops.users.updateUser({ user: { id: memberId, email } });
+    const { invitation } = await owner.orgs.createInvitation({ invitation: { orgId, email } });
+    await erase(userId);
+    const invitationId = invitation?.id ?? "";
+    const left = await owner.orgs.getInvitation({ orgId, invitationId });
+    expect(left.invitation?.email).toBe(email);
   });
 
   test("FAILED_PRECONDITION ANSWER_ERASED when what told of them is sent again, and nobody is made", async () => {
@@ -185,7 +233,7 @@ describe("UserService.EraseUser", () => {
     const { userId, word } = await somebody();
     const { erasedChangeCount } = await ops.users.eraseUser({ userId, validateOnly: true });
     expect(erasedChangeCount).toBeGreaterThan(10);
-    expect(await tablesWith(harness.current, word)).toHaveLength(5);
+    expect(await tablesWith(harness.current, word)).toHaveLength(6);
   });
 });
 
