@@ -28,6 +28,7 @@ const lists: Record<string, (ask: Ask) => Promise<unknown>> = {
   ListUsers: (ask) => tenant.owner.users.listUsers({ orgId: tenant.orgId, ...ask }),
   ListOrgs: (ask) => harness.current.ops.orgs.listOrgs(ask),
   ListOrgMembers: (ask) => tenant.owner.orgs.listOrgMembers({ orgId: tenant.orgId, ...ask }),
+  ListInvitations: (ask) => tenant.owner.orgs.listInvitations({ orgId: tenant.orgId, ...ask }),
   ListTeams: (ask) => tenant.owner.teams.listTeams({ orgId: tenant.orgId, ...ask }),
   ListAuditEntries: (ask) => tenant.owner.audit.listAuditEntries({ orgId: tenant.orgId, ...ask }),
 };
