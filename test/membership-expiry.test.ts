@@ -233,7 +233,7 @@ describe("The removal of expired memberships", () => {
     expect(await remove()).toBe(2);
     for (const { orgId, userId, ...tenant } of [one, other]) {
       expect(await newest(tenant.owner, orgId)).toMatchObject({
-        actor: { subject: "service:roster" },
+        actor: { subject: "roster" },
         method: "remove_expired_members",
         orgId: "",
         changeCount: 3,

@@ -33,7 +33,7 @@ describe("roster purge", () => {
     expect(await roster(["purge"], env)).toEqual({
       code: 0,
       stderr: "",
-      stdout: `purged org ${orgId}: 10 rows\npurged 1 org, 1 user, 0 teams\n`,
+      stdout: `purged org ${orgId}: 11 rows\npurged 1 org, 1 user, 0 teams\n`,
     });
     expect((await roster(["purge", "--dry-run"], env)).stdout).toBe("nothing is due\n");
     expect((await roster(["purge"], env)).stdout).toBe("purged 0 orgs, 0 users, 0 teams\n");

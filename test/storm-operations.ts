@@ -153,7 +153,7 @@ export const operations = {
   },
   purgeUser: {
     tide: "ebb",
-    share: 2,
+    share: 5,
     by: operator,
     send: async ({ users }, { userId, requestId }, options) => {
       await users.purgeUser({ userId, requestId }, options);

@@ -50,7 +50,7 @@ const gust = 8;
 const flood = 5;
 
 /** After so many looks for orgs without an owner somebody is purged, and others take the place of who is gone. */
-const renewal = 20;
+const renewal = 60;
 
 /** Numbers from 0 to 1 that the seed decides: mulberry32. */
 const randomOf = (seed: number): (() => number) => {
