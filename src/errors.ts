@@ -11,6 +11,7 @@ import {
   BadRequestSchema,
   ErrorInfoSchema,
   PreconditionFailureSchema,
+  QuotaFailureSchema,
   ResourceInfoSchema,
   RetryInfoSchema,
 } from "./gen/google/rpc/error_details_pb.ts";
@@ -136,6 +137,10 @@ const rules: Readonly<Record<Reason, Rule>> = {
   ORG_SUSPENDED: unmet(() => "the org is suspended"),
   TEAM_TOO_DEEP: unmet((m) => `teams nest at most ${m.depth} deep`),
   OWNER_INACTIVE: unmet(() => "an owner must be an active user with an active membership"),
+  ORG_LIMIT_REACHED: {
+    code: Code.ResourceExhausted,
+    message: (m) => `the org's limit is reached: ${m.limit} at most ${m.value}`,
+  },
   DATABASE_UNAVAILABLE: { code: Code.Unavailable, message: () => "the database cannot be reached" },
   OVERLOADED: { code: Code.Unavailable, message: () => "too much to do at the moment; try again" },
   DEADLINE_EXCEEDED: { code: Code.DeadlineExceeded, message: () => "the deadline passed" },
@@ -195,6 +200,10 @@ export const fail = (
       metadata.org_ids ?? metadata.org_id ?? metadata.team_id ?? metadata.user_id ?? "";
     add(PreconditionFailureSchema, { violations: [{ type: reason, subject, description: text }] });
   }
+  if (code === Code.ResourceExhausted)
+    add(QuotaFailureSchema, {
+      violations: [{ subject: `org:${metadata.org_id}`, description: text }],
+    });
   if (resource) {
     const [type, key] = resource;
     add(ResourceInfoSchema, {
@@ -265,6 +274,11 @@ export const constraints: Readonly<Record<string, readonly [Reason, Metadata] | 
   ],
   org_member_keys_pkey: null,
   org_member_keys_org_id_user_id_fkey: null,
+  org_limits_pkey: null,
+  org_limits_org_id_fkey: null,
+  org_limits_team_depth_check: null,
+  org_counts_pkey: null,
+  org_counts_org_id_fkey: null,
   teams_pkey: null,
   teams_org_id_fkey: null,
   teams_org_id_parent_team_id_fkey: null,

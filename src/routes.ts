@@ -6,6 +6,7 @@ import { OrgService } from "./gen/roster/v1/org_service_pb.ts";
 import { TeamService } from "./gen/roster/v1/team_service_pb.ts";
 import { UserService } from "./gen/roster/v1/user_service_pb.ts";
 import { auditService } from "./services/audit.ts";
+import { orgLimits } from "./services/org-limits.ts";
 import { orgMembers } from "./services/org-members.ts";
 import { orgs, userOrgs } from "./services/orgs.ts";
 import { profiles } from "./services/profiles.ts";
@@ -28,7 +29,9 @@ const userService = {
   ...profiles,
   ...userOrgs,
 } satisfies ServiceImpl<typeof UserService>;
-const orgService = { ...orgs, ...orgMembers } satisfies ServiceImpl<typeof OrgService>;
+const orgService = { ...orgs, ...orgLimits, ...orgMembers } satisfies ServiceImpl<
+  typeof OrgService
+>;
 const teamService = { ...teams, ...teamMembers } satisfies ServiceImpl<typeof TeamService>;
 
 /** Every service that this process answers. */

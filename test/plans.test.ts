@@ -90,6 +90,9 @@ describe("in an org of 20,000, after ten uses", () => {
       tenant.member.users.getUser({ userId: tenant.ownerId, orgId: tenant.orgId, view }),
     "GetUser outside the org": () => tenant.member.users.getUser({ userId: tenant.memberId, view }),
     GetOrg: () => tenant.member.orgs.getOrg({ orgId: tenant.orgId }),
+    "GetOrg FULL": () => tenant.member.orgs.getOrg({ orgId: tenant.orgId, view }),
+    GetProfile: () =>
+      tenant.member.users.getProfile({ userId: tenant.ownerId, orgId: tenant.orgId }),
     GetOrgMember: () =>
       tenant.member.orgs.getOrgMember({ orgId: tenant.orgId, userId: tenant.ownerId }),
     GetTeam: () => tenant.member.teams.getTeam({ orgId: tenant.orgId, teamId: crewId }),

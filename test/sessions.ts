@@ -27,6 +27,7 @@ export const settle = async (harness: Harness): Promise<Settled> => {
   await owner.teams.addTeamMember({ orgId, teamId, userId: memberId });
   await owner.users.updateProfile({ profile: { userId: memberId, orgId, bio: "Here I sing" } });
   const { org } = await owner.orgs.getOrg({ orgId });
+  await harness.ops.orgs.updateOrgLimits({ limits: { orgId, roles: 10 } });
   await asAdmin(harness, "insert into roster.roles (org_id, name) values ($1, 'singer')", [orgId]);
   return { ...tenant, teamId, innerTeamId: inner.team?.id ?? "", slug: org?.slug ?? "" };
 };
