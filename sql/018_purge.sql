@@ -180,7 +180,7 @@ declare
   due constant timestamptz := now() - interval '2 minutes';
   ids uuid[];
 begin
-  if not pg_try_advisory_xact_lock(5_118_620_947) then
+  if not pg_try_advisory_xact_lock(5118620947) then
     resource_type := 'busy';
     return next;
     return;

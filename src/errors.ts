@@ -6,11 +6,13 @@ import { create, type DescMessage, type MessageInitShape } from "@bufbuild/proto
 import { anyPack } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { DeadlinePassed, Overloaded } from "./database/pool.ts";
+import { Overtaken } from "./database/sql.ts";
 import type { DatabaseError } from "./database/unit-of-work.ts";
 import {
   BadRequestSchema,
   ErrorInfoSchema,
   PreconditionFailureSchema,
+  QuotaFailureSchema,
   ResourceInfoSchema,
   RetryInfoSchema,
 } from "./gen/google/rpc/error_details_pb.ts";
@@ -147,6 +149,10 @@ const rules: Readonly<Record<Reason, Rule>> = {
   INVITATION_REVOKED: unmet(() => "the invitation was revoked"),
   INVITATION_DECLINED: unmet(() => "the invitation was declined"),
   INVITATION_ACCEPTED: unmet(() => "the invitation was accepted"),
+  ORG_LIMIT_REACHED: {
+    code: Code.ResourceExhausted,
+    message: (m) => `the org's limit is reached: ${m.limit} at most ${m.value}`,
+  },
   DATABASE_UNAVAILABLE: { code: Code.Unavailable, message: () => "the database cannot be reached" },
   OVERLOADED: { code: Code.Unavailable, message: () => "too much to do at the moment; try again" },
   STREAM_ENDED: {
@@ -215,6 +221,10 @@ export const fail = (
       "";
     add(PreconditionFailureSchema, { violations: [{ type: reason, subject, description: text }] });
   }
+  if (code === Code.ResourceExhausted)
+    add(QuotaFailureSchema, {
+      violations: [{ subject: `org:${metadata.org_id}`, description: text }],
+    });
   if (resource) {
     const [type, key] = resource;
     add(ResourceInfoSchema, {
@@ -291,6 +301,11 @@ export const constraints: Readonly<Record<string, readonly [Reason, Metadata] | 
   ],
   org_member_keys_pkey: null,
   org_member_keys_org_id_user_id_fkey: null,
+  org_limits_pkey: null,
+  org_limits_org_id_fkey: null,
+  org_limits_team_depth_check: null,
+  org_counts_pkey: null,
+  org_counts_org_id_fkey: null,
   teams_pkey: null,
   teams_org_id_fkey: null,
   teams_org_id_parent_team_id_fkey: null,
@@ -333,6 +348,13 @@ export const whileReferredTo =
   (reason: Reason, metadata: Metadata) =>
   (error: DatabaseError): never => {
     throw error.code === "23503" ? fail(reason, metadata) : error;
+  };
+
+/** Rethrows a refusal of the database for which a new look at what there is may find another way. */
+export const askedAnew =
+  (reason: Reason) =>
+  (error: DatabaseError): never => {
+    throw raisedBy(error)?.[0] === reason ? new Overtaken(reason) : error;
   };
 
 /** What our own functions raise: the reason is the message, its metadata the detail. */

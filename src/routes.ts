@@ -9,6 +9,7 @@ import { UserService } from "./gen/roster/v1/user_service_pb.ts";
 import { auditService } from "./services/audit.ts";
 import { invitationBatches } from "./services/invitation-batches.ts";
 import { invitations } from "./services/invitations.ts";
+import { orgLimits } from "./services/org-limits.ts";
 import { orgMemberBatches } from "./services/org-member-batches.ts";
 import { orgMembers } from "./services/org-members.ts";
 import { orgs, userOrgs } from "./services/orgs.ts";
@@ -37,6 +38,7 @@ const userService = {
 } satisfies ServiceImpl<typeof UserService>;
 const orgService = {
   ...orgs,
+  ...orgLimits,
   ...orgMembers,
   ...invitations,
   ...invitationBatches,

@@ -59,6 +59,8 @@ OrgService.UndeleteOrg              roster.platform x x   x   x x   x   x     x 
 OrgService.PurgeOrg                 roster.platform – –   –   – –   –   –     –     .    –   .    –    –   –    ●
 OrgService.SuspendOrg               roster.platform x x   x   x x   x   x     x     .    x   .    –    x   x    ●
 OrgService.ReactivateOrg            roster.platform x x   x   x x   x   x     x     .    x   .    !    x   x    ●
+OrgService.GetOrgLimits             roster.platform – –   –   – –   –   –     –     .    ●   ●    –    x   x    ●
+OrgService.UpdateOrgLimits          roster.platform – –   –   – –   –   –     –     .    ●   ●    –    x   x    ●
 OrgService.AddOrgMember             members.add     – –   –   – –   –   ●     ●     .    ≤   ≤    –    x   x    ●
 OrgService.BatchAddOrgMembers       members.add     – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●
 OrgService.GetOrgMember             members.get     – –   –   ● ●   ●   ●     ●     ●    ●   ●    –    x   x    ●

@@ -209,7 +209,7 @@ describe("the session of a user outside any org", () => {
     expect(await seen("select id as user_id from roster.users")).toEqual([own]);
     expect(await seen("select user_id from roster.profiles")).toEqual([own, own]);
     expect(await seen("select user_id from roster.org_members")).toEqual([own, own]);
-    expect(await seen("select user_id from roster.team_members")).toEqual([own, own]);
+    expect(await seen("select user_id from roster.team_members")).toEqual([own]);
     expect(await seen("select id from roster.orgs order by id")).toEqual(orgs);
     const slugs = [a, b].map(({ slug }) => ({ slug_key: slug }));
     expect(await seen("select slug_key from roster.org_slugs")).toHaveLength(2);

@@ -95,6 +95,9 @@ describe("in an org of 20,000, after ten uses", () => {
       tenant.member.users.getUser({ userId: tenant.ownerId, orgId: tenant.orgId, view }),
     "GetUser outside the org": () => tenant.member.users.getUser({ userId: tenant.memberId, view }),
     GetOrg: () => tenant.member.orgs.getOrg({ orgId: tenant.orgId }),
+    "GetOrg FULL": () => tenant.member.orgs.getOrg({ orgId: tenant.orgId, view }),
+    GetProfile: () =>
+      tenant.member.users.getProfile({ userId: tenant.ownerId, orgId: tenant.orgId }),
     GetOrgMember: () =>
       tenant.member.orgs.getOrgMember({ orgId: tenant.orgId, userId: tenant.ownerId }),
     GetRole: () => tenant.member.access.getRole({ orgId: tenant.orgId, name: "role-77" }),
@@ -220,6 +223,8 @@ describe("in an org of 20,000, after ten uses", () => {
 
   test("BatchCreateInvitations probes each address, and reads no other invitation", async () => {
     const { orgId, owner } = tenant;
+    const limits = { orgId, pendingInvitations: 100_000 };
+    await harness.current.ops.orgs.updateOrgLimits({ limits });
     const create = (count: number) =>
       owner.orgs.batchCreateInvitations({
         orgId,

@@ -21,23 +21,61 @@ const update = async (
 const nested = (levels: number): JsonObject => (levels === 1 ? {} : { a: nested(levels - 1) });
 
 describe("UserService.GetProfile", () => {
-  test("gives the default profile without an org, and the org's own one with it", async () => {
-    const { orgId, memberId, member, admin } = await harness.current.tenant();
-    await update(member, { userId: memberId, bio: "everywhere" });
-    await update(member, { userId: memberId, orgId, bio: "here" });
-    const everywhere = await member.users.getProfile({ userId: memberId });
-    expect(everywhere.profile).toMatchObject({ userId: memberId, orgId: "", bio: "everywhere" });
-    const here = await admin.users.getProfile({ userId: memberId, orgId });
-    expect(here.profile).toMatchObject({ userId: memberId, orgId, bio: "here" });
-    // The credential or the header selects where the call is judged, not which profile is meant.
-    const pinned = await harness.current.as(memberId, { org: orgId });
-    expect((await pinned.users.getProfile({ userId: memberId })).profile?.bio).toBe("everywhere");
+  test("gives the default profile outside any org, and in one its own, however the org is selected", async () => {
+    const { orgId, memberId: userId, member, admin } = await harness.current.tenant();
+    await update(member, { userId, bio: "everywhere" });
+    await update(member, { userId, orgId, bio: "here" });
+    const everywhere = await member.users.getProfile({ userId });
+    expect(everywhere.profile).toMatchObject({ userId, orgId: "", bio: "everywhere" });
+    const pinned = await harness.current.as(userId, { org: orgId });
+    const narrowed = await harness.current.as(userId, {}, { "roster-org-id": orgId });
+    const crm = await harness.current.as("service:crm", { scope: "members.get", org: orgId });
+    for (const here of [
+      await admin.users.getProfile({ userId, orgId }),
+      await pinned.users.getProfile({ userId }),
+      await narrowed.users.getProfile({ userId }),
+      await crm.users.getProfile({ userId }),
+    ])
+      expect(here.profile).toMatchObject({ userId, orgId, bio: "here" });
   });
 
-  test("NOT_FOUND when the member has no profile in the org", async () => {
-    const { orgId, memberId, admin } = await harness.current.tenant();
-    const refused = await refusal(admin.users.getProfile({ orgId, userId: memberId }));
-    expect(refused).toMatchObject({ code: "NotFound", reason: "PROFILE_NOT_FOUND" });
+  test("gives the default profile in an org that has none of its own, as every answer with users does", async () => {
+    const { orgId, memberId: userId, adminId, member, admin } = await harness.current.tenant();
+    await update(member, { userId, bio: "everywhere", settings: { a: 1 } });
+    await update(admin, { userId: adminId, orgId, bio: "here" });
+    const { teams, orgs, users } = admin;
+    const { team } = await teams.createTeam({ team: { orgId, name: "Crew" } });
+    const teamId = team?.id ?? "";
+    for (const id of [userId, adminId]) await teams.addTeamMember({ orgId, teamId, userId: id });
+    const view = View.FULL;
+    for (const [id, profile] of [
+      [userId, { userId, orgId: "", bio: "everywhere" }],
+      [adminId, { userId: adminId, orgId, bio: "here" }],
+    ] as const) {
+      const { user } = await users.getUser({ orgId, userId: id, view });
+      const key = { case: "email", value: user?.email ?? "" } as const;
+      const lists = await Promise.all([
+        users.batchGetUsers({ orgId, userIds: [id], view }),
+        users.listUsers({ orgId, view }),
+        users.listUsers({ orgId, view, filter: 'name = "*"' }),
+      ]);
+      const members = await Promise.all([
+        orgs.listOrgMembers({ orgId, view }),
+        orgs.listOrgMembers({ orgId, view, filter: 'user.name = "*"' }),
+        teams.listTeamMembers({ orgId, teamId, view }),
+      ]);
+      const seen = [
+        (await users.getProfile({ orgId, userId: id })).profile,
+        user?.profile,
+        (await users.lookupUser({ orgId, key, view })).user?.profile,
+        ...lists.map((list) => list.users.find((one) => one.id === id)?.profile),
+        ...members.map((list) => list.members.find((one) => one.userId === id)?.user?.profile),
+      ];
+      expect(seen).toHaveLength(9);
+      for (const one of seen) expect(one).toMatchObject(profile);
+    }
+    const { profile } = await users.getProfile({ orgId, userId });
+    expect(profile?.settings).toEqual({ a: 1 });
   });
 
   test("NOT_FOUND for who is not in the org, like for a user who never was", async () => {
@@ -69,8 +107,8 @@ describe("UserService.GetProfile", () => {
     const userId = one.memberId;
     await other.owner.orgs.addOrgMember({ orgId: other.orgId, userId });
     await update(one.member, { userId, orgId: one.orgId, bio: "for the first org" });
-    const call = other.owner.users.getProfile({ orgId: other.orgId, userId });
-    expect(await refusal(call)).toMatchObject({ reason: "PROFILE_NOT_FOUND" });
+    const { profile } = await other.owner.users.getProfile({ orgId: other.orgId, userId });
+    expect(profile).toMatchObject({ orgId: "", bio: "" });
     const full = { orgId: other.orgId, userId, view: View.FULL };
     expect((await other.owner.users.getUser(full)).user?.profile).toMatchObject({
       orgId: "",
@@ -316,8 +354,8 @@ describe("UserService.UpdateProfile for an org", () => {
     await update(member, { userId, orgId, bio: "b" });
     await owner.orgs.removeOrgMember({ orgId, userId });
     await owner.orgs.addOrgMember({ orgId, userId });
-    const refused = await refusal(owner.users.getProfile({ orgId, userId }));
-    expect(refused).toMatchObject({ reason: "PROFILE_NOT_FOUND" });
-    expect((await member.users.getProfile({ userId })).profile?.orgId).toBe("");
+    const { profile } = await owner.users.getProfile({ orgId, userId });
+    expect(profile).toMatchObject({ orgId: "", bio: "" });
+    expect((await member.users.getProfile({ userId })).profile).toEqual(profile);
   });
 });

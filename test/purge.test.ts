@@ -10,8 +10,9 @@ const harness = useHarness();
 
 /** How many rows of each table belong to an org. */
 const rowsOfOrg = async (orgId: string): Promise<Record<string, number>> => {
-  const tables = ["teams", "team_members", "org_members", "org_member_keys", "roles", "org_slugs"];
-  const counts = [...tables, "profiles"].map(
+  const ofMembers = ["org_members", "org_member_keys", "team_members", "profiles"];
+  const others = ["teams", "roles", "org_slugs", "org_limits", "org_counts"];
+  const counts = [...ofMembers, ...others].map(
     (name) => `select '${name}' as name, count(*)::int as n from roster.${name} where org_id = $1`,
   );
   const orgs = "select 'orgs' as name, count(*)::int as n from roster.orgs where id = $1";
@@ -101,7 +102,7 @@ describe("OrgService.PurgeOrg", () => {
     const { orgId, ownerId, memberId, slug: name } = await deletedTenant();
     const other = await settle(harness.current);
     const before = await rowsOfOrg(other.orgId);
-    expect(Object.keys(await rowsOfOrg(orgId))).toHaveLength(8);
+    expect(Object.keys(await rowsOfOrg(orgId))).toHaveLength(10);
     expect((await ops.orgs.purgeOrg({ orgId })).org?.id).toBe(orgId);
     expect(await rowsOfOrg(orgId)).toEqual({});
     expect(await rowsOfOrg(other.orgId)).toEqual(before);
@@ -203,7 +204,7 @@ describe("The background purge", () => {
     expect(await purgeable(urls.worker)).toEqual([]);
 
     expect(await rowsOfOrg(gone.orgId)).toEqual({});
-    expect(Object.keys(await rowsOfOrg(kept.orgId))).toHaveLength(8);
+    expect(Object.keys(await rowsOfOrg(kept.orgId))).toHaveLength(10);
     expect((await ops.orgs.undeleteOrg({ orgId: kept.orgId })).org?.id).toBe(kept.orgId);
     const by = { subject: "roster", method: "purge", kind: "PURGED" };
     expect(await changesOf(gone.orgId)).toContainEqual({ ...by, org_id: gone.orgId });

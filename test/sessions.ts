@@ -28,6 +28,7 @@ export const settle = async (harness: Harness): Promise<Settled> => {
   await owner.users.updateProfile({ profile: { userId: memberId, orgId, bio: "Here I sing" } });
   await owner.orgs.createInvitation({ invitation: { orgId, email: "new@example.com" } });
   const { org } = await owner.orgs.getOrg({ orgId });
+  await harness.ops.orgs.updateOrgLimits({ limits: { orgId, roles: 10 } });
   await asAdmin(harness, "insert into roster.roles (org_id, name) values ($1, 'singer')", [orgId]);
   return { ...tenant, teamId, innerTeamId: inner.team?.id ?? "", slug: org?.slug ?? "" };
 };

@@ -2,7 +2,7 @@ import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { z } from "zod";
 import { completeWith, orgId, unitOfWork } from "../context.ts";
 import { sql } from "../database/sql.ts";
-import { fieldInside, type Metadata, type Reason, refused } from "../errors.ts";
+import { askedAnew, fieldInside, type Metadata, type Reason, refused } from "../errors.ts";
 import type {
   BatchCreateInvitationsResponse,
   OrgService,
@@ -15,10 +15,12 @@ const judgementRow = z.object({
   email_key: z.string(),
   pending: z.boolean(),
   refusal: z.custom<Metadata & { readonly reason: Reason }>().nullable(),
+  room: z.number(),
+  allowed: z.number(),
 });
 type Judgement = z.output<typeof judgementRow>;
 
-/** Whether the caller may make each, and whether its address has a pending one now. */
+/** Whether the caller may make each, whether its address has a pending one now, and how many there is room for. */
 const judge = (context: HandlerContext, items: readonly Item[]) => {
   const org = orgId(context);
   const rows = items.map((i) => [i.email, i.role, i.teamIds, i.expireTime]);
@@ -27,10 +29,11 @@ const judge = (context: HandlerContext, items: readonly Item[]) => {
       (select true from roster.invitations
         where org_id = ${org} and email_key = key.email and state = 'PENDING' and expire_time > now()
       ) is not null as pending,
-      roster.invitation_refusal(${org}, a.role, a.team_ids::uuid[], a.expire_time) as refusal
+      roster.invitation_refusal(${org}, a.role, a.team_ids::uuid[], a.expire_time) as refusal, room, allowed
     from ${sql.unnest(rows, ["text", "text", "text", "timestamptz"])} with ordinality
       a (email, role, team_ids, expire_time, place)
     cross join lateral (select lower(normalize(a.email, nfc)) as email) key
+    cross join roster.room_for('pending_invitations')
     order by a.place`;
   return unitOfWork(context).many(query, { prepare: false });
 };
@@ -42,6 +45,10 @@ const made = (row: Parameters<typeof toSent>[0]) => {
 const exists = ({ path }: Item) => ({
   result: refused("INVITATION_EXISTS", { field: `${path}email` }),
 });
+const full = (org: string, allowed: number) => {
+  const told = { org_id: org, limit: "pending_invitations", value: `${allowed}` };
+  return { result: refused("ORG_LIMIT_REACHED", told) };
+};
 const forbidden = ({ path }: Item, { reason, ...metadata }: NonNullable<Judgement["refusal"]>) => ({
   result: refused(
     reason,
@@ -55,16 +62,17 @@ type Results = Map<Item, ReturnType<typeof made> | ReturnType<typeof exists>>;
  * Which of these can be made, by id, and why the others cannot: because the caller may not or the address has one
  * already, or because of one before them in the request, provided that that one is made.
  */
-const sortOut = (items: readonly Item[], judgements: readonly Judgement[]) => {
+const sortOut = (org: string, items: readonly Item[], judgements: readonly Judgement[]) => {
   const free = new Map<string, Item>();
   const taken: Results = new Map();
   const doubles: Results = new Map();
   const addresses = new Set<string>();
   for (const [index, item] of items.entries()) {
-    const { email_key, pending, refusal } = judgements[index] as Judgement;
+    const { email_key, pending, refusal, room, allowed } = judgements[index] as Judgement;
     if (refusal) taken.set(item, forbidden(item, refusal));
     else if (pending) taken.set(item, exists(item));
     else if (addresses.has(email_key)) doubles.set(item, exists(item));
+    else if (free.size >= room) taken.set(item, full(org, allowed));
     else {
       free.set(item.id, item);
       addresses.add(email_key);
@@ -87,10 +95,12 @@ export const invitationBatches = {
     const results: Results = new Map();
     // One round, unless another call invites an address between its two statements.
     for (let left = items; left.length > 0; left = left.filter((item) => !results.has(item))) {
-      const { free, taken, doubles } = sortOut(left, await judge(context, left));
+      const { free, taken, doubles } = sortOut(orgId(context), left, await judge(context, left));
       const asked = [...free.values()];
       const inserted = asked.length > 0 ? insertInvitations(context, asked) : Promise.resolve([]);
-      const rows = await inserted.catch(fieldInside("invitations"));
+      const rows = await inserted
+        .catch(askedAnew("ORG_LIMIT_REACHED"))
+        .catch(fieldInside("invitations"));
       for (const row of rows) results.set(free.get(row.invitation_id) as Item, made(row));
       const settled = rows.length === free.size ? [...taken, ...doubles] : taken;
       for (const [item, result] of settled) results.set(item, result);

@@ -2,7 +2,7 @@ import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { z } from "zod";
 import { orgId, unitOfWork } from "../context.ts";
 import { sql } from "../database/sql.ts";
-import { refused } from "../errors.ts";
+import { askedAnew, refused } from "../errors.ts";
 import type { OrgService } from "../gen/roster/v1/org_service_pb.ts";
 import { memberColumns, memberRow, timeText, toMember } from "./org-members.ts";
 
@@ -18,16 +18,21 @@ const verdictRow = z.object({
   role_fault: z.enum(["ROLE_UNKNOWN", "ROLE_NOT_GRANTABLE"]).nullable(),
   user_is_active: z.boolean(),
   is_member: z.boolean(),
+  room: z.number(),
+  allowed: z.number(),
 });
 type Verdict = z.output<typeof verdictRow>;
 
-/** What adding each alone would meet. From here on their roles and users stay as they are. */
+/** What adding each alone would meet, and how many there is room for. Their roles and users stay as they are. */
 const judge = (context: HandlerContext, items: readonly Item[]) => {
   const people = items.map(({ userId }) => userId);
   const roles = items.map(({ role }) => role);
   return unitOfWork(context).many(sql.type(verdictRow)`
-    select role_fault, user_is_active, is_member
-    from roster.judge_new_members(${sql.array(people, "uuid")}, ${sql.array(roles, "text")})`);
+    select role_fault, user_is_active, is_member, room, allowed
+    from roster.judge_new_members(${sql.array(people, "uuid")}, ${sql.array(roles, "text")}) with ordinality
+      v (role_fault, user_is_active, is_member, place)
+    cross join roster.room_for('members')
+    order by place`);
 };
 
 /**
@@ -36,13 +41,14 @@ const judge = (context: HandlerContext, items: readonly Item[]) => {
  */
 const insert = (context: HandlerContext, items: readonly Item[]) => {
   const rows = items.map(({ userId, role, expireTime }) => [userId, role, expireTime]);
-  return unitOfWork(context).many(sql.type(memberRow)`
+  const inserted = unitOfWork(context).many(sql.type(memberRow)`
     insert into roster.org_members as m (org_id, user_id, role, expire_time)
     select ${orgId(context)}, a.user_id, a.role, a.expire_time
     from ${sql.unnest(rows, ["uuid", "text", "timestamptz"])} a (user_id, role, expire_time)
     order by a.user_id
     on conflict (org_id, user_id) do nothing
     returning ${memberColumns}`);
+  return inserted.catch(askedAnew("ORG_LIMIT_REACHED"));
 };
 
 const exists = ({ path }: Item) => refused("ORG_MEMBER_EXISTS", { field: `${path}user_id` });
@@ -76,9 +82,15 @@ export const orgMemberBatches = {
     const verdicts = await judge(context, items);
     const addable = new Map<string, Item>();
     const refusals = items.map((item, place) => {
-      const refusal = refusalOf(item, verdicts[place] as Verdict);
-      if (!refusal && !addable.has(item.userId)) addable.set(item.userId, item);
-      return refusal;
+      const verdict = verdicts[place] as Verdict;
+      const refusal = refusalOf(item, verdict);
+      if (refusal || addable.has(item.userId)) return refusal;
+      if (addable.size >= verdict.room) {
+        const value = `${verdict.allowed}`;
+        return refused("ORG_LIMIT_REACHED", { org_id: orgId(context), limit: "members", value });
+      }
+      addable.set(item.userId, item);
+      return undefined;
     });
     const rows = addable.size > 0 ? await insert(context, [...addable.values()]) : [];
     const added = new Map(rows.map((row) => [addable.get(row.member_user_id), row]));

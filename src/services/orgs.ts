@@ -7,6 +7,7 @@ import { fail } from "../errors.ts";
 import { OrgSchema, OrgState } from "../gen/roster/v1/org_pb.ts";
 import type { OrgService } from "../gen/roster/v1/org_service_pb.ts";
 import type { UserService } from "../gen/roster/v1/user_service_pb.ts";
+import { View } from "../gen/roster/v1/view_pb.ts";
 import { foldedText, labelsIn, oneOf, text, time } from "./conditions.ts";
 import { isLasting, memberColumns, memberShape, toMember } from "./org-members.ts";
 import {
@@ -47,6 +48,7 @@ export const orgShape = {
   org_version: etag,
 };
 const orgRow = z.object(orgShape);
+const countedRow = z.object({ ...orgShape, org_members: z.number(), org_teams: z.number() });
 const placedRow = z.object({ ...orgShape, position: z.string() });
 /** An org and one membership of it. */
 const membershipRow = z.object({ ...orgShape, ...memberShape });
@@ -165,14 +167,19 @@ export const orgs = {
     return { org: toOrg(row), owner: toMember(row) };
   },
 
-  async getOrg(_request, context) {
-    const row = await unitOfWork(context).one(
-      sql.type(orgRow)`
-        select ${orgColumns} from roster.orgs o
-        where o.id = ${orgId(context)} and roster.kept(o.delete_time, o.purge_time, true)`,
-      noOrg(orgId(context)),
-    );
-    return { org: toOrg(row) };
+  async getOrg({ view }, context) {
+    const unit = unitOfWork(context);
+    const id = orgId(context);
+    const isAsked = sql.fragment`o.id = ${id} and roster.kept(o.delete_time, o.purge_time, true)`;
+    if (view === View.FULL) {
+      const query = sql.type(countedRow)`
+        select ${orgColumns}, c.members - roster.expired_members() as org_members, c.teams as org_teams
+        from roster.orgs o join roster.org_counts c on c.org_id = o.id where ${isAsked}`;
+      const row = await unit.one(query, noOrg(id));
+      return { org: { ...toOrg(row), memberCount: row.org_members, teamCount: row.org_teams } };
+    }
+    const query = sql.type(orgRow)`select ${orgColumns} from roster.orgs o where ${isAsked}`;
+    return { org: toOrg(await unit.one(query, noOrg(id))) };
   },
 
   async batchGetOrgs({ orgIds }, context) {

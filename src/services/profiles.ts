@@ -59,18 +59,14 @@ const noUser = (userId: string) => () => fail("USER_NOT_FOUND", { user_id: userI
 type Profiles = Pick<ServiceImpl<typeof UserService>, "getProfile" | "updateProfile">;
 
 export const profiles = {
-  async getProfile({ userId, orgId }, context) {
-    const unit = unitOfWork(context);
-    const row = await unit.maybeOne(sql.type(profileRow)`
-      select ${profileColumns} from roster.profiles p
-      join roster.users u on u.id = p.user_id and u.delete_time is null
-      where p.user_id = ${userId} and p.org_id is not distinct from ${orgId || null}::uuid`);
-    if (row) return { profile: toProfile(row) };
-    await unit.one(
-      sql.type(z.object({}))`select from roster.users where id = ${userId} and delete_time is null`,
+  async getProfile({ userId }, context) {
+    const row = await unitOfWork(context).one(
+      sql.type(profileRow)`
+        select ${profileColumns} from roster.users u ${profileJoin}
+        where u.id = ${userId} and u.delete_time is null`,
       noUser(userId),
     );
-    throw fail("PROFILE_NOT_FOUND", { user_id: userId });
+    return { profile: toProfile(row) };
   },
 
   async updateProfile({ profile, updateMask }, context) {

@@ -81,12 +81,18 @@ export const teams = (ofOrgs: Range, count: number, number: string): string =>
    select ${idSql("org", "o")}, ${idSql("team", number)}, 'Team ' || t
    from ${numbers(ofOrgs, "o")} cross join ${numbers([0, count], "t")}`;
 
-/** What a trigger would have written beside the members. */
-const memberKeys = [
+/** What triggers would have written beside the orgs and their members. */
+const besides = [
   "truncate roster.org_member_keys",
   `insert into roster.org_member_keys (org_id, user_id, name_key, email_key)
    select m.org_id, m.user_id, u.name_key, u.email_key
    from roster.org_members m join roster.users u on u.id = m.user_id`,
+  "truncate roster.org_counts",
+  `insert into roster.org_counts (org_id, members, teams)
+   select o.id, coalesce(m.count, 0), coalesce(t.count, 0)
+   from roster.orgs o
+   left join (select org_id, count(*) from roster.org_members group by 1) m on m.org_id = o.id
+   left join (select org_id, count(*) from roster.teams group by 1) t on t.org_id = o.id`,
 ];
 
 /**
@@ -98,7 +104,7 @@ const memberKeys = [
  */
 export const write = async (admin: pg.Client, statements: readonly string[]): Promise<void> => {
   await admin.query("set session_replication_role = replica");
-  for (const statement of [...statements, ...memberKeys]) await admin.query(statement);
+  for (const statement of [...statements, ...besides]) await admin.query(statement);
   await admin.query("set session_replication_role = origin");
   await admin.query("vacuum (freeze, analyze)");
   await admin.query("checkpoint");

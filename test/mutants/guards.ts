@@ -287,7 +287,7 @@ const rest: readonly Guard[] = [
   ),
   inRoutine("purge")(
     "one process purges",
-    "if not pg_try_advisory_xact_lock(5_118_620_947)",
+    "if not pg_try_advisory_xact_lock(5118620947)",
     "if false",
     "purge",
   ),

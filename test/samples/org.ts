@@ -76,6 +76,11 @@ export const orgSamples: Samples = {
       return { orgId };
     },
   },
+  "OrgService.GetOrgLimits": { by: "platform", request: ({ orgId }) => ({ orgId }) },
+  "OrgService.UpdateOrgLimits": {
+    by: "platform",
+    request: ({ orgId }) => ({ limits: { orgId, auditRetentionDays: 90 } }),
+  },
   "OrgService.AddOrgMember": {
     by: "owner",
     request: async ({ orgId, harness }) => ({ orgId, userId: await harness.user() }),
