@@ -76,14 +76,19 @@ begin
       end,
       c.before - place.private, c.after - place.private, diff.fields
     from (
-      select roster.audited_org(resource, n.image) as org_id,
-        concat_ws('/', n.image ->> key1, n.image ->> key2) as resource_id,
-        roster.audited_person(resource, n.image) as person,
-        o.image - hidden as before, n.image - hidden as after
-      from (select to_jsonb(r) as image from old_rows r) o
-      join (select to_jsonb(r) as image from new_rows r) n
-        on o.image ->> key1 = n.image ->> key1 and (key2 is null or o.image ->> key2 = n.image ->> key2)
-        and o.image ->> 'org_id' is not distinct from n.image ->> 'org_id') c
+      select roster.audited_org(resource, pair.new_image) as org_id,
+        concat_ws('/', pair.new_image ->> key1, pair.new_image ->> key2) as resource_id,
+        roster.audited_person(resource, pair.new_image) as person,
+        pair.old_image - hidden as before, pair.new_image - hidden as after
+      from (
+        -- Grouped, not joined: a join that was planned for one row compares each of a thousand with each.
+        select (array_agg(i.image) filter (where not i.is_new))[1] as old_image,
+          (array_agg(i.image) filter (where i.is_new))[1] as new_image
+        from (
+          select to_jsonb(r) as image, false as is_new from old_rows r
+          union all
+          select to_jsonb(r), true from new_rows r) i
+        group by i.image ->> key1, i.image ->> key2, i.image ->> 'org_id') pair) c
     cross join lateral (
       select c.org_id, false as copied, '{}'::text[] as private
       union all
