@@ -1,5 +1,6 @@
 import fc from "fast-check";
-import { describe, expect, test } from "vitest";
+import pg from "pg";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { callersOf, useHarness } from "./harness.ts";
 import { Real } from "./model/real.ts";
 import { lookAround, type Model, steps } from "./model/step.ts";
@@ -18,12 +19,25 @@ const harness = useHarness({
   deadlines: { defaultMs: 30_000, maximumMs: 60_000, streamMs: 60_000 },
 });
 
+let admin: pg.Pool;
+beforeAll(() => {
+  admin = new pg.Pool({ connectionString: harness.current.urls.admin, max: lanes });
+});
+afterAll(() => admin.end());
+
+/** How often calls ended how. */
+const tally = new Map<string, number>();
+
 /** Runs sequences one after the other, and says how one failed. */
 const run = async (lane: number): Promise<string> => {
   const connections = Array.from({ length: 3 }, () => callersOf(harness.current.baseUrl, ""));
-  const commands = fc.commands([...steps], { maxCommands: 18, size: "max", replayPath });
+  const commands = fc.commands([...steps], {
+    maxCommands: 18,
+    size: "max",
+    ...(replayPath ? { replayPath } : {}),
+  });
   const property = fc.asyncProperty(commands, async (sequence) => {
-    const real = new Real(harness.current, connections);
+    const real = new Real(harness.current, connections, admin, tally);
     const model: Model = { worlds: [await real.settle()] };
     await fc.asyncModelRun(() => ({ model, real }), sequence);
     await lookAround(model, real);
@@ -48,6 +62,13 @@ describe(`A model of members, roles, invitations and owners, from the seed ${see
     `foretells ${sequences} sequences of calls, also of calls at the same instant`,
     async () => {
       const failures = await Promise.all(Array.from({ length: lanes }, (_, lane) => run(lane)));
+      if (MODEL_SEQUENCES)
+        console.log(
+          [...tally]
+            .map((line) => line.join(": "))
+            .sort()
+            .join("\n"),
+        );
       expect(failures.filter(Boolean).join("\n\n")).toBe("");
     },
     60_000 + sequences * 500,

@@ -3,9 +3,8 @@ import { randomUUID } from "node:crypto";
 import type { CallOptions } from "@connectrpc/connect";
 import fc from "fast-check";
 import type { Callers } from "../harness.ts";
-import { expire } from "../made-invitation.ts";
 import { admit } from "./members.ts";
-import { aimedCalls, callWith, person, role } from "./operation.ts";
+import { aimedCalls, among, callWith, person, role } from "./operation.ts";
 import { type Real, refusalIn } from "./real.ts";
 import {
   type Answer,
@@ -121,8 +120,7 @@ interface Picking extends Call {
 
 /** The invitation that was drawn, by its key; without any, one that is not there. */
 const picked = (world: World, { org, pick }: Picking): string => {
-  const keys = [...orgOf(world, org).invitations.keys()].sort();
-  return keys[pick % keys.length] ?? "";
+  return among([...orgOf(world, org).invitations.keys()].sort(), pick, "");
 };
 
 const aimAtInvitation = (input: Picking, world: World) => ({ ...input, key: picked(world, input) });
@@ -267,8 +265,7 @@ export const timePasses = aimedCalls("Get on with the time of an invitation", {
     return {};
   },
   send: async (real, _clients, { key }) => {
-    const sent = real.invitations.get(key);
-    if (sent) await expire(real.harness, sent.id);
+    await real.expire(key);
     return {};
   },
 });

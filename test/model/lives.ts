@@ -1,14 +1,18 @@
 /** Calls that suspend, delete and bring back users and orgs. */
 import fc from "fast-check";
-import { calls, callWith, person } from "./operation.ts";
+import { aimedCalls, among, calls, callWith, person } from "./operation.ts";
 import { stateOfOrg, stateOfUser } from "./real.ts";
 import {
+  type Call,
   enter,
   enterOutside,
   isActive,
   isLasting,
   isOwner,
   keepsOwner,
+  type Org,
+  orgOf,
+  platform,
   Refused,
   refuse,
   type User,
@@ -16,8 +20,25 @@ import {
   type World,
 } from "./world.ts";
 
-const aboutUser = callWith({ user: person });
+/** Nearly all of these calls are for platform. */
+const by = fc.constantFrom(platform, platform, platform, platform, 0, 1, 5);
+
+const aboutUser = fc.record({ by, org: fc.constant(0), user: person });
 type AboutUser = typeof aboutUser extends fc.Arbitrary<infer Input> ? Input : never;
+
+/** Aims at one of the users, or of the orgs, that are not as they should be. */
+const aimAtUser =
+  (isDue: (user: User) => boolean) =>
+  (input: AboutUser, { users }: World): AboutUser => {
+    const due = [...users.keys()].filter((place) => isDue(userOf({ users, orgs: [] }, place)));
+    return { ...input, user: among(due, input.user, input.user) };
+  };
+const aimAtOrg =
+  (isDue: (org: Org) => boolean) =>
+  <Input extends Call>(input: Input, { orgs }: World): Input => {
+    const due = [...orgs.keys()].filter((place) => isDue(orgOf({ users: [], orgs }, place)));
+    return { ...input, org: among(due, input.org, input.org) };
+  };
 
 /** The live user whom a call is about. */
 const liveUser = (world: World, { by, user: place }: AboutUser): User => {
@@ -49,8 +70,9 @@ const suspendUser = calls("SuspendUser", {
     stateOfUser((await users.suspendUser({ userId: real.userIds[user] ?? "" }, options)).user),
 });
 
-const reactivateUser = calls("ReactivateUser", {
+const reactivateUser = aimedCalls("ReactivateUser", {
   input: aboutUser,
+  aim: aimAtUser(({ suspended }) => suspended),
   predict: (world, call) => {
     const user = liveUser(world, call);
     user.suspended = false;
@@ -72,8 +94,9 @@ const deleteUser = calls("DeleteUser", {
     stateOfUser((await users.deleteUser({ userId: real.userIds[user] ?? "" }, options)).user),
 });
 
-const undeleteUser = calls("UndeleteUser", {
+const undeleteUser = aimedCalls("UndeleteUser", {
   input: aboutUser,
+  aim: aimAtUser(({ deleted }) => deleted),
   predict: (world, call) => {
     enterOutside(world, call.by);
     const user = userOf(world, call.user);
@@ -85,7 +108,7 @@ const undeleteUser = calls("UndeleteUser", {
     stateOfUser((await users.undeleteUser({ userId: real.userIds[user] ?? "" }, options)).user),
 });
 
-const aboutOrg = callWith({});
+const aboutOrg = fc.record({ by, org: fc.constantFrom(0, 0, 1) });
 
 const suspendOrg = calls("SuspendOrg", {
   input: aboutOrg,
@@ -98,8 +121,9 @@ const suspendOrg = calls("SuspendOrg", {
     stateOfOrg((await orgs.suspendOrg({ orgId: real.orgIds[org] ?? "" }, options)).org),
 });
 
-const reactivateOrg = calls("ReactivateOrg", {
+const reactivateOrg = aimedCalls("ReactivateOrg", {
   input: aboutOrg,
+  aim: aimAtOrg(({ suspended }) => suspended),
   predict: (world, call) => {
     const { org } = enter(world, call, "roster.platform");
     org.suspended = false;
@@ -126,8 +150,9 @@ const deleteOrg = calls("DeleteOrg", {
     stateOfOrg((await orgs.deleteOrg({ orgId: real.orgIds[org] ?? "", force }, options)).org),
 });
 
-const undeleteOrg = calls("UndeleteOrg", {
+const undeleteOrg = aimedCalls("UndeleteOrg", {
   input: aboutOrg,
+  aim: aimAtOrg(({ deleted }) => deleted),
   predict: (world, call) => {
     const { org } = enter(world, call, "roster.platform", { deleted: true });
     if (!org.deleted) refuse("NOT_DELETED");

@@ -2,6 +2,7 @@
 import { randomUUID } from "node:crypto";
 import { anyUnpack, timestampFromMs } from "@bufbuild/protobuf/wkt";
 import type { CallOptions } from "@connectrpc/connect";
+import type pg from "pg";
 import { expect } from "vitest";
 import { ErrorInfoSchema } from "../../src/gen/google/rpc/error_details_pb.ts";
 import type { Status } from "../../src/gen/google/rpc/status_pb.ts";
@@ -10,7 +11,15 @@ import { type OrgMember, OrgMemberState } from "../../src/gen/roster/v1/org_memb
 import { type Org, OrgState } from "../../src/gen/roster/v1/org_pb.ts";
 import { type User, UserState } from "../../src/gen/roster/v1/user_pb.ts";
 import { type Callers, type Harness, refusal, slug, tokenFor } from "../harness.ts";
-import { type Answer, builtIn, type End, type Member, platform, type World } from "./world.ts";
+import {
+  type Answer,
+  builtIn,
+  type End,
+  type Member,
+  type Invitation as Pending,
+  platform,
+  type World,
+} from "./world.ts";
 
 /** The names of the roles that the first orgs have of their own. */
 export const crew = ["members.add", "members.get", "members.invite", "members.remove"].concat([
@@ -26,6 +35,13 @@ const firstMembers: readonly (readonly string[])[] = [
   ["owner", "admin", "member", "crew"],
   ["admin", "member", "", "", "owner", "crew"],
 ];
+
+/** Who is invited to which org as what at first. */
+const firstInvitations: readonly Readonly<Record<number, string>>[] = [
+  { 4: "member", 5: "crew" },
+  { 2: "guest", 3: "admin" },
+];
+const firstKey = (org: number, invitee: number): string => `first ${org} ${invitee}`;
 
 /** A time that is to come, or one that has been, for memberships that end. */
 export const endOf = (end: End) =>
@@ -59,12 +75,25 @@ export class Real {
   private readonly tokens: string[] = [];
   private readonly connections: readonly Callers[];
   private readonly endings: Ending[] = [];
+  private readonly tally: Map<string, number>;
+  private readonly admin: pg.Pool;
   private readonly started = new Date(Date.now() - 1_000);
 
-  /** @param connections over which the calls of one instant come, each over its own */
-  constructor(harness: Harness, connections: readonly Callers[]) {
+  /**
+   * @param connections over which the calls of one instant come, each over its own
+   * @param admin connections that see and may do everything
+   * @param tally counts how often calls ended how
+   */
+  constructor(
+    harness: Harness,
+    connections: readonly Callers[],
+    admin: pg.Pool,
+    tally: Map<string, number>,
+  ) {
     this.harness = harness;
     this.connections = connections;
+    this.admin = admin;
+    this.tally = tally;
   }
 
   /** Makes the first people and orgs, and says what there is then. */
@@ -80,10 +109,12 @@ export class Real {
       this.emails.push(result.value.email);
     }
     this.tokens.push(...(await Promise.all(this.userIds.map((id) => tokenFor(id)))));
-    this.orgIds.push(...(await Promise.all(firstMembers.map((roles) => this.settleOrg(roles)))));
+    this.orgIds.push(
+      ...(await Promise.all(firstMembers.map((roles, org) => this.settleOrg(roles, org)))),
+    );
     return {
       users: names.map(() => ({ suspended: false, deleted: false })),
-      orgs: firstMembers.map((roles) => ({
+      orgs: firstMembers.map((roles, org) => ({
         suspended: false,
         deleted: false,
         members: new Map(
@@ -92,12 +123,24 @@ export class Real {
           ),
         ),
         roles: new Map([["crew", crew]]),
-        invitations: new Map(),
+        invitations: new Map(
+          Object.entries(firstInvitations[org] ?? {}).map(([invitee, role]): [string, Pending] => [
+            firstKey(org, Number(invitee)),
+            {
+              invitee: Number(invitee),
+              role,
+              inviter: platform,
+              state: "PENDING",
+              over: false,
+              resends: 0,
+            },
+          ]),
+        ),
       })),
     };
   }
 
-  private async settleOrg(roles: readonly string[]): Promise<string> {
+  private async settleOrg(roles: readonly string[], place: number): Promise<string> {
     const { orgs, access } = this.harness.ops;
     const ownerUserId = this.userIds[roles.indexOf("owner")] ?? "";
     const { org } = await orgs.createOrg({ org: { name: "Org", slug: slug() }, ownerUserId });
@@ -107,6 +150,17 @@ export class Real {
       role === "" || role === "owner" ? [] : [{ userId: this.userIds[user] ?? "", role }],
     );
     await orgs.batchAddOrgMembers({ orgId, members });
+    const invited = Object.entries(firstInvitations[place] ?? {});
+    const invitations = invited.map(([user, role]) => ({
+      email: this.emails[Number(user)] ?? "",
+      role,
+    }));
+    const { results } = await orgs.batchCreateInvitations({ orgId, invitations });
+    for (const { result, token } of results) {
+      if (result.case !== "invitation") return expect.fail("no invitation came back");
+      const { id, email } = result.value;
+      this.keep(firstKey(place, this.emails.indexOf(email)), id, token);
+    }
     return orgId;
   }
 
@@ -124,21 +178,72 @@ export class Real {
     const mutates = !/^(Get|List)/.test(what);
     try {
       const answer = await send(clients, { headers });
+      this.count(`${what} SUCCEEDED`);
       this.endings.push({ correlationId, what, told: mutates ? ["SUCCEEDED"] : [] });
       return answer;
     } catch (error) {
       const { code, reason, metadata, message } = await refusal(Promise.reject(error));
       const denied = mutates && code === "PermissionDenied";
       this.endings.push({ correlationId, what, told: denied ? [`DENIED ${reason}`] : [] });
+      this.count(`${what} ${reason}`);
       const orgs = metadata.org_ids?.split(",").map((id) => this.orgIds.indexOf(id));
       const refused = reason || `${code}: ${message}`;
       return reason === "LAST_OWNER" && orgs ? { refused, orgs: orgs.sort() } : { refused };
     }
   }
 
+  /**
+   * Makes calls at the same instant. They are held after their first change, with their locks, until each of them
+   * stands there, waits for the locks of another, or has ended.
+   */
+  async together<T>(calls: readonly (() => Promise<T>)[]): Promise<T[]> {
+    const holder = await this.admin.connect();
+    try {
+      // Every change is written here too, by a trigger behind it.
+      await holder.query("begin; lock table roster.audit_changes in share mode");
+      let ended = 0;
+      const outcomes = Promise.all(
+        calls.map((call) =>
+          call().finally(() => {
+            ended++;
+          }),
+        ),
+      );
+      outcomes.catch(() => {});
+      for (let waiting = 0; waiting + ended < calls.length; ) {
+        await holder.query("select pg_stat_clear_snapshot()");
+        const { rows } = await holder.query<{ count: number }>(
+          `select count(*)::int from pg_stat_activity
+            where datname = current_database() and wait_event_type = 'Lock'`,
+        );
+        waiting = rows[0]?.count ?? 0;
+      }
+      await holder.query("commit");
+      return await outcomes;
+    } finally {
+      holder.release();
+    }
+  }
+
+  /** Lets the time of an invitation be over. */
+  async expire(key: string): Promise<void> {
+    const sent = this.invitations.get(key);
+    if (!sent) return;
+    await this.admin.query(
+      `begin;
+      set local session_replication_role = replica;
+      update roster.invitations set expire_time = now() - interval '1 second' where id = '${sent.id}';
+      commit`,
+    );
+  }
+
+  private count(ending: string): void {
+    this.tally.set(ending, (this.tally.get(ending) ?? 0) + 1);
+  }
+
   /** What became of calls of which the log says something else than it should. */
   async misreported(): Promise<string[]> {
-    const { rows } = await this.harness.admin.query<{ id: string; told: string[] }>(
+    const { rows } = await this.admin.query<{ id: string; told: string[] }>(
       `select correlation_id as id, array_agg(concat_ws(' ', outcome, nullif(reason, ''))) as told
         from roster.audit_entries where create_time >= $1 and correlation_id = any ($2) group by 1`,
       [this.started, this.endings.map(({ correlationId }) => correlationId)],
@@ -152,7 +257,7 @@ export class Real {
 
   /** What the database holds and never should. */
   async faults(): Promise<string[]> {
-    const { rows } = await this.harness.admin.query<{ fault: string }>(
+    const { rows } = await this.admin.query<{ fault: string }>(
       `select 'no owner of ' || o.id as fault from roster.orgs o
         where o.id = any ($1) and o.delete_time is null and o.state = 'ACTIVE' and not exists (
           select from roster.org_members m join roster.users u on u.id = m.user_id

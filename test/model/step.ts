@@ -55,25 +55,27 @@ const coursesOf = (world: World, operations: readonly Operation[]): Course[] =>
   });
 
 /** Sends operations at the same instant, and keeps the worlds that their answers leave possible. */
-const perform = async (model: Model, real: Real, draws: readonly Draw[]): Promise<void> => {
+const perform = async (
+  model: Model,
+  real: Real,
+  draws: readonly Draw[],
+  held = false,
+): Promise<void> => {
   const operations = draws.map(({ aim }) =>
     aim(model.worlds[0] as World, String(real.operations++).padStart(3, "0")),
   );
-  const answers = await Promise.all(
-    operations.map(({ rpc, by, send }, connection) =>
-      real.call(rpc, by, connection, (clients, options) => send(real, clients, options)),
-    ),
+  const sent = operations.map(
+    ({ rpc, by, send }, connection) =>
+      () =>
+        real.call(rpc, by, connection, (clients, options) => send(real, clients, options)),
   );
+  const answers = await (held ? real.together(sent) : Promise.all(sent.map((call) => call())));
   const courses = model.worlds.flatMap((world) => coursesOf(world, operations));
   const possible = courses.filter((course) => isDeepStrictEqual(course.answers, answers));
   if (possible.length === 0) {
     const what = draws.map(({ text }) => text).join(" together with ");
-    if (courses.length === 1) expect(answers, what).toEqual(courses[0]?.answers);
-    expect.fail(
-      `${what}: no order gives ${JSON.stringify(answers)}; there is ${courses
-        .map((course) => JSON.stringify(course.answers))
-        .join(" or ")}`,
-    );
+    const foretold = courses.map((course) => JSON.stringify(course.answers));
+    expect.fail(`${what} gave ${JSON.stringify(answers)} and not ${foretold.join(" or ")}`);
   }
   model.worlds = possible
     .map(({ world }) => world)
@@ -83,9 +85,12 @@ const perform = async (model: Model, real: Real, draws: readonly Draw[]): Promis
 /** One or more calls at the same instant. */
 class Step implements fc.AsyncCommand<Model, Real> {
   private readonly draws: readonly Draw[];
+  private readonly held: boolean;
 
-  constructor(draws: readonly Draw[]) {
+  /** @param held whether each stops after its first change until all have come so far */
+  constructor(draws: readonly Draw[], held = false) {
     this.draws = draws;
+    this.held = held;
   }
 
   check(): boolean {
@@ -93,11 +98,11 @@ class Step implements fc.AsyncCommand<Model, Real> {
   }
 
   run(model: Model, real: Real): Promise<void> {
-    return perform(model, real, this.draws);
+    return perform(model, real, this.draws, this.held);
   }
 
   toString(): string {
-    return this.draws.map(({ text }) => text).join(" together with ");
+    return this.draws.map(({ text }) => text).join(this.held ? " held with " : " together with ");
   }
 }
 
@@ -113,7 +118,9 @@ export const steps = [
   single.map((draw) => new Step([draw])),
   single.map((draw) => new Step([draw])),
   single.map((draw) => new Step([draw])),
-  fc.array(mutations, { minLength: 2, maxLength: 3 }).map((draws) => new Step(draws)),
+  fc
+    .tuple(fc.array(mutations, { minLength: 2, maxLength: 3 }), fc.boolean())
+    .map(([draws, held]) => new Step(draws, held)),
 ];
 
 /** Compares all that there is with what there should be. */
