@@ -1,0 +1,208 @@
+/** Calls that change who belongs to an org. */
+import fc from "fast-check";
+import { OrgMemberState } from "../../src/gen/roster/v1/org_member_pb.ts";
+import { calls, callWith, end, person, role } from "./operation.ts";
+import { endOf, refusalIn } from "./real.ts";
+import {
+  type Answer,
+  demandGrantable,
+  type End,
+  enter,
+  type Held,
+  isActive,
+  isLasting,
+  isOwner,
+  keepsOwner,
+  type Member,
+  memberOf,
+  type Org,
+  Refused,
+  refuse,
+  userOf,
+  type World,
+} from "./world.ts";
+
+interface NewMember {
+  readonly user: number;
+  readonly role: string;
+  readonly end: End;
+}
+
+const newMember = { user: person, role, end: end as fc.Arbitrary<End> };
+
+/**
+ * Makes someone a member, unless they are one. One whose membership is over begins anew.
+ *
+ * @param again the same call has added them already, which even a membership that is over does not undo
+ */
+export const admit = (
+  world: World,
+  { members }: Org,
+  { user, role, end }: NewMember,
+  again = false,
+): Answer => {
+  if (!isActive(userOf(world, user))) refuse("USER_NOT_FOUND");
+  if (role === "owner" && end !== "never") refuse("FIELD_INVALID");
+  const former = members.get(user);
+  if (former && (again || isLasting(former))) refuse("ORG_MEMBER_EXISTS");
+  members.set(user, { role, suspended: false, end });
+  return { user, role, suspended: false, end };
+};
+
+const add = (world: World, org: Org, held: Held, init: NewMember, again = false): Answer => {
+  demandGrantable(org, init.role, held);
+  return admit(world, org, init, again);
+};
+
+/** Refuses a change after which an org would be without an owner. */
+const demandOwner = (world: World, place: number, org: Org, user: number): void => {
+  if (!keepsOwner(world, org, user)) throw new Refused("LAST_OWNER", [place]);
+};
+
+const addOrgMember = calls("AddOrgMember", {
+  input: callWith(newMember),
+  predict: (world, call) => {
+    const { org, held } = enter(world, call, "members.add");
+    return add(world, org, held, call);
+  },
+  send: async (real, { orgs }, { org, user, role, end }, options) => {
+    const request = { orgId: real.orgIds[org] ?? "", userId: real.userIds[user] ?? "", role };
+    return real.member((await orgs.addOrgMember({ ...request, ...endOf(end) }, options)).member);
+  },
+});
+
+const batchAddOrgMembers = calls("BatchAddOrgMembers", {
+  input: callWith({
+    members: fc.array(fc.record(newMember), { minLength: 1, maxLength: 3 }),
+  }),
+  predict: (world, call) => {
+    const { org, held } = enter(world, call, "members.add");
+    const added = new Set<number>();
+    return call.members.map((member) => {
+      try {
+        const answer = add(world, org, held, member, added.has(member.user));
+        added.add(member.user);
+        return answer;
+      } catch (error) {
+        if (error instanceof Refused) return error.answer;
+        throw error;
+      }
+    });
+  },
+  send: async (real, { orgs }, { org, members }, options) => {
+    const request = {
+      orgId: real.orgIds[org] ?? "",
+      members: members.map(({ user, role, end }) => ({
+        userId: real.userIds[user] ?? "",
+        role,
+        ...endOf(end),
+      })),
+    };
+    const { results } = await orgs.batchAddOrgMembers(request, options);
+    return results.map(({ result }) =>
+      result.case === "member" ? real.member(result.value) : refusalIn(result.value),
+    );
+  },
+});
+
+type Change = Partial<Member>;
+const change: fc.Arbitrary<Change> = fc.oneof(
+  fc.record({ role }),
+  fc.record({ suspended: fc.boolean() }),
+  fc.record({ end: end as fc.Arbitrary<End> }),
+  fc.record({ role, suspended: fc.boolean(), end: end as fc.Arbitrary<End> }),
+);
+const fieldOf = { role: "role", suspended: "state", end: "expire_time" };
+
+const updateOrgMember = calls("UpdateOrgMember", {
+  input: callWith({ user: person, change }),
+  predict: (world, call) => {
+    const { org, held } = enter(world, call, "members.update");
+    const former = memberOf(world, org, call.user);
+    const member = { ...former, ...call.change };
+    demandGrantable(org, former.role, held);
+    demandGrantable(org, member.role, held);
+    if (isOwner(member) && !isOwner(former) && !isActive(userOf(world, call.user)))
+      refuse("OWNER_INACTIVE");
+    if (isOwner(former) && !isOwner(member)) demandOwner(world, call.org, org, call.user);
+    if (member.role === "owner" && member.end !== "never") refuse("FIELD_INVALID");
+    org.members.set(call.user, member);
+    return { user: call.user, ...member };
+  },
+  send: async (real, { orgs }, { org, user, change }, options) => {
+    const { role, suspended, end } = change;
+    const member = {
+      orgId: real.orgIds[org] ?? "",
+      userId: real.userIds[user] ?? "",
+      role: role ?? "",
+      state: suspended ? OrgMemberState.SUSPENDED : OrgMemberState.ACTIVE,
+      ...endOf(end ?? "never"),
+    };
+    const paths = Object.keys(change).map((name) => fieldOf[name as keyof Member]);
+    const answer = await orgs.updateOrgMember({ member, updateMask: { paths } }, options);
+    return real.member(answer.member);
+  },
+});
+
+const removeOrgMember = calls("RemoveOrgMember", {
+  input: callWith({ user: person }),
+  predict: (world, call) => {
+    const self = call.by === call.user;
+    const { org, held } = enter(world, call, "members.remove", { self });
+    const member = memberOf(world, org, call.user);
+    if (!self) demandGrantable(org, member.role, held);
+    if (isOwner(member)) demandOwner(world, call.org, org, call.user);
+    org.members.delete(call.user);
+    return { user: call.user, ...member };
+  },
+  send: async (real, { orgs }, { org, user }, options) => {
+    const request = { orgId: real.orgIds[org] ?? "", userId: real.userIds[user] ?? "" };
+    return real.member((await orgs.removeOrgMember(request, options)).member);
+  },
+});
+
+const transferOrgOwnership = calls("TransferOrgOwnership", {
+  input: callWith({ from: fc.constantFrom(0, 0, 4, 1, 2, 3), to: person, role }),
+  predict: (world, call) => {
+    const { org, held } = enter(world, call, "org.delete");
+    if (call.from === call.to) refuse("FIELD_INVALID");
+    const heir = memberOf(world, org, call.to);
+    if (heir.suspended) refuse("ORG_MEMBER_NOT_FOUND");
+    demandGrantable(org, heir.role, held);
+    demandGrantable(org, "owner", held);
+    if (!isOwner(heir) && !isActive(userOf(world, call.to))) refuse("OWNER_INACTIVE");
+    const to: Member = { role: "owner", suspended: false, end: "never" };
+    org.members.set(call.to, to);
+    const former = memberOf(world, org, call.from);
+    if (!isOwner(former)) refuse("ORG_MEMBER_NOT_OWNER");
+    demandGrantable(org, call.role, held);
+    const from = { ...former, role: call.role };
+    if (!isOwner(from)) demandOwner(world, call.org, org, call.from);
+    org.members.set(call.from, from);
+    return [
+      { user: call.from, ...from },
+      { user: call.to, ...to },
+    ];
+  },
+  send: async (real, { orgs }, call, options) => {
+    const request = {
+      orgId: real.orgIds[call.org] ?? "",
+      fromUserId: real.userIds[call.from] ?? "",
+      toUserId: real.userIds[call.to] ?? "",
+      formerRole: call.role,
+    };
+    const { from, to } = await orgs.transferOrgOwnership(request, options);
+    return [real.member(from), real.member(to)];
+  },
+});
+
+export const memberCalls = [
+  addOrgMember,
+  batchAddOrgMembers,
+  updateOrgMember,
+  updateOrgMember,
+  updateOrgMember,
+  removeOrgMember,
+  removeOrgMember,
+  transferOrgOwnership,
+];

@@ -1,0 +1,131 @@
+/** Commands of the model: a call, or a few at the same instant, and what there can be after them. */
+import { isDeepStrictEqual } from "node:util";
+import fc from "fast-check";
+import { expect } from "vitest";
+import { invitationCalls, timePasses } from "./invitations.ts";
+import { lookingCalls, viewsOf } from "./lists.ts";
+import { lifeCalls } from "./lives.ts";
+import { memberCalls } from "./members.ts";
+import type { Draw, Operation } from "./operation.ts";
+import type { Real } from "./real.ts";
+import { roleCalls } from "./roles.ts";
+import { type Answer, Refused, type World } from "./world.ts";
+
+/** The worlds that there may be: several where calls of one instant could have come in several orders. */
+export interface Model {
+  worlds: readonly World[];
+}
+
+/** A world, and what calls were answered on the way to it, in the order in which they were drawn. */
+interface Course {
+  readonly world: World;
+  readonly answers: readonly Answer[];
+}
+
+/** What an operation makes of a world. One that is refused leaves it as it was. */
+const after = (world: World, { predict }: Operation): readonly [World, Answer] => {
+  const next = structuredClone(world);
+  try {
+    const answer = predict(next);
+    return [next, answer];
+  } catch (error) {
+    if (error instanceof Refused) return [world, error.answer];
+    throw error;
+  }
+};
+
+const ordersOf = (places: readonly number[]): number[][] =>
+  places.length < 2
+    ? [[...places]]
+    : places.flatMap((first) =>
+        ordersOf(places.filter((place) => place !== first)).map((rest) => [first, ...rest]),
+      );
+
+/** Every course that operations can take, one after the other in whatever order. */
+const coursesOf = (world: World, operations: readonly Operation[]): Course[] =>
+  ordersOf([...operations.keys()]).map((order) => {
+    const answers: Answer[] = [];
+    let now = world;
+    for (const place of order) {
+      const [next, answer] = after(now, operations[place] as Operation);
+      now = next;
+      answers[place] = answer;
+    }
+    return { world: now, answers };
+  });
+
+/** Sends operations at the same instant, and keeps the worlds that their answers leave possible. */
+const perform = async (
+  model: Model,
+  real: Real,
+  draws: readonly Draw[],
+  held = false,
+): Promise<void> => {
+  const operations = draws.map(({ aim }) =>
+    aim(model.worlds[0] as World, String(real.operations++).padStart(3, "0")),
+  );
+  const sent = operations.map(
+    ({ rpc, by, send }, connection) =>
+      () =>
+        real.call(rpc, by, connection, (clients, options) => send(real, clients, options)),
+  );
+  const answers = await (held ? real.together(sent) : Promise.all(sent.map((call) => call())));
+  const courses = model.worlds.flatMap((world) => coursesOf(world, operations));
+  const possible = courses.filter((course) => isDeepStrictEqual(course.answers, answers));
+  if (possible.length === 0) {
+    const what = draws.map(({ text }) => text).join(" together with ");
+    const foretold = courses.map((course) => JSON.stringify(course.answers));
+    expect.fail(`${what} gave ${JSON.stringify(answers)} and not ${foretold.join(" or ")}`);
+  }
+  model.worlds = possible
+    .map(({ world }) => world)
+    .filter((world, place, all) => all.findIndex((w) => isDeepStrictEqual(w, world)) === place);
+};
+
+/** One or more calls at the same instant. */
+class Step implements fc.AsyncCommand<Model, Real> {
+  private readonly draws: readonly Draw[];
+  private readonly held: boolean;
+
+  /** @param held whether each stops after its first change until all have come so far */
+  constructor(draws: readonly Draw[], held = false) {
+    this.draws = draws;
+    this.held = held;
+  }
+
+  check(): boolean {
+    return true;
+  }
+
+  run(model: Model, real: Real): Promise<void> {
+    return perform(model, real, this.draws, this.held);
+  }
+
+  toString(): string {
+    return this.draws.map(({ text }) => text).join(this.held ? " held with " : " together with ");
+  }
+}
+
+const mutations = fc.oneof(...memberCalls, ...roleCalls, ...invitationCalls, ...lifeCalls);
+const single = fc.oneof(
+  { weight: 12, arbitrary: mutations },
+  { weight: 2, arbitrary: fc.oneof(...lookingCalls) },
+  { weight: 1, arbitrary: timePasses },
+);
+
+/** What sequences are made of. Calls that look are not among those of one instant: they read as they go. */
+export const steps = [
+  single.map((draw) => new Step([draw])),
+  single.map((draw) => new Step([draw])),
+  single.map((draw) => new Step([draw])),
+  fc
+    .tuple(fc.array(mutations, { minLength: 2, maxLength: 3 }), fc.boolean())
+    .map(([draws, held]) => new Step(draws, held)),
+];
+
+/** Compares all that there is with what there should be. */
+export const lookAround = async (model: Model, real: Real): Promise<void> => {
+  await Promise.all(viewsOf(model.worlds[0] as World).map((view) => perform(model, real, [view])));
+  expect(await real.faults()).toEqual([]);
+  expect(await real.misreported()).toEqual([]);
+};
