@@ -1,4 +1,5 @@
 import { randomUUID } from "node:crypto";
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { beforeAll, describe, expect, test } from "vitest";
 import { InvitationState } from "../src/gen/roster/v1/invitation_pb.ts";
 import { OrgMemberState } from "../src/gen/roster/v1/org_member_pb.ts";
@@ -82,8 +83,8 @@ describe("OrgService.AcceptInvitation", () => {
     }
   });
 
-  test("succeeds again, changes nothing, and brings nobody back who has left", async () => {
-    const { orgId } = tenant;
+  test("succeeds again, changes nothing, and brings nobody back who has left or expired", async () => {
+    const { orgId, owner } = tenant;
     const { answer, user, userId } = await inviting();
     const first = await user.orgs.acceptInvitation(answer);
     expect(await user.orgs.acceptInvitation(answer)).toEqual(first);
@@ -92,6 +93,13 @@ describe("OrgService.AcceptInvitation", () => {
       unmet("INVITATION_ACCEPTED"),
     );
     await isNoMember(userId);
+    const late = await inviting();
+    await late.user.orgs.acceptInvitation(late.answer);
+    const expired = { orgId, userId: late.userId, expireTime: timestampFromMs(1_000) };
+    await owner.orgs.updateOrgMember({ member: expired });
+    expect(await refusal(late.user.orgs.acceptInvitation(late.answer))).toMatchObject(
+      unmet("INVITATION_ACCEPTED"),
+    );
   });
 
   test("leaves a membership that is there as it is, and joins the teams", async () => {

@@ -268,7 +268,10 @@ export const orgs = {
   async deleteOrg({ etag: given, force }, context) {
     const id = orgId(context);
     const version = versionOf(given, "etag");
-    const row = await unitOfWork(context).maybeOne(sql.type(orgRow)`
+    const unit = unitOfWork(context);
+    // Once the org is held, no team and no member comes that the next statement does not see.
+    if (!force) await unit.many(sql.typeAlias("void")`select from roster.lock_org()`);
+    const row = await unit.maybeOne(sql.type(orgRow)`
       with o as (
         update roster.orgs set
           delete_time = now(), purge_time = now() + make_interval(days => ${settings(context).purgeAfterDays})
