@@ -1,7 +1,9 @@
 import { randomUUID } from "node:crypto";
 import { describe, expect, test } from "vitest";
+import { migrate, readMigrations } from "../src/database/migrate.ts";
 import { ChangeKind } from "../src/gen/roster/v1/audit_pb.ts";
 import { type PurgeStep, purge, purgeable } from "../src/jobs/purge.ts";
+import { bootstrapped, asAdmin as onDatabase } from "./databases.ts";
 import { refusal, slug, useHarness } from "./harness.ts";
 import { makeTeam } from "./made-team.ts";
 import { asAdmin, type Settled, settle } from "./sessions.ts";
@@ -352,6 +354,49 @@ describe("OrgService and its slugs", () => {
         if (taker.status === "rejected")
           expect((await refusal(Promise.reject(taker.reason))).reason).toBe("SLUG_TAKEN");
     }
+  });
+});
+
+describe("A database from before", () => {
+  test("keeps its slugs, and knows of each change in its log whose data it holds", async () => {
+    const urls = await bootstrapped();
+    const migrations = readMigrations();
+    const former = migrations.filter(({ version }) => version < 12);
+    await migrate(urls.migrator, former);
+    await onDatabase(
+      urls.admin,
+      `begin; set local session_replication_role = replica;
+      insert into roster.orgs (id, name, slug, delete_time, purge_time, freed_slugs) values
+        (md5('live')::uuid, 'Live', 'now', null, null, '{}'),
+        (md5('gone')::uuid, 'Gone', 'gone', now(), now() + interval '1 day', '{gone,before,now}');
+      insert into roster.org_slugs (slug_key, org_id) values
+        ('now', md5('live')::uuid), ('then', md5('live')::uuid);
+      insert into roster.audit_changes (entry_id, subject, method, correlation_id, resource_type, resource_id, kind,
+          before, after, changed_fields)
+        select md5('e')::uuid, 's', 'm', 'c', type, 'r', 'UPDATED', before, after, '{}'
+        from (values
+          ('user', '{"id": "${randomUUID()}"}'::jsonb, null::jsonb),
+          ('profile', null, jsonb_build_object('user_id', md5('p')::uuid)),
+          ('team', '{"id": "x"}', null)) v (type, before, after);
+      commit`,
+    );
+    await migrate(urls.migrator, migrations);
+    const slugs = `
+      select s.slug_key, o.name, s.free_time <= now() as free, s.free_time > now() as held
+      from roster.org_slugs s join roster.orgs o on o.id = s.org_id order by 1`;
+    expect(await onDatabase(urls.admin, slugs)).toEqual([
+      { slug_key: "before", name: "Gone", free: true, held: false },
+      { slug_key: "gone", name: "Gone", free: true, held: false },
+      { slug_key: "now", name: "Live", free: null, held: null },
+      { slug_key: "then", name: "Live", free: false, held: true },
+    ]);
+    const persons = `
+      select resource_type, person is not null as known from roster.audit_changes order by 1`;
+    expect(await onDatabase(urls.admin, persons)).toEqual([
+      { resource_type: "profile", known: true },
+      { resource_type: "team", known: false },
+      { resource_type: "user", known: true },
+    ]);
   });
 });
 
