@@ -209,7 +209,8 @@ export class Real {
           }),
         ),
       );
-      outcomes.catch(() => {});
+      // It is awaited below; until then nobody else hears of a call that fails.
+      outcomes.catch(() => undefined);
       for (let waiting = 0; waiting + ended < calls.length; ) {
         await holder.query("select pg_stat_clear_snapshot()");
         const { rows } = await holder.query<{ count: number }>(
