@@ -25,7 +25,7 @@ beforeAll(() => {
 });
 afterAll(() => admin.end());
 
-/** How often calls ended how. */
+/** How often calls ended how: the RPC, and that it succeeded or why it did not. */
 const tally = new Map<string, number>();
 
 /** Runs sequences one after the other, and says how one failed. */
@@ -73,4 +73,13 @@ describe(`A model of members, roles, invitations and owners, from the seed ${see
     },
     60_000 + sequences * 500,
   );
+
+  test.runIf(sequences >= 1_000)("succeeds with every kind of call, and is refused", () => {
+    const endings = [...tally.keys()].map((ending) => ending.split(" "));
+    const succeeded = new Set(endings.flatMap(([rpc, how]) => (how === "SUCCEEDED" ? [rpc] : [])));
+    expect(endings.filter(([rpc]) => rpc !== "Get" && !succeeded.has(rpc))).toEqual([]);
+    const reasons = endings.map(([, how]) => how);
+    const refusals = ["LAST_OWNER", "ROLE_IN_USE", "ROLE_NOT_GRANTABLE", "INVITATION_EXISTS"];
+    expect(reasons).toEqual(expect.arrayContaining(refusals));
+  });
 });

@@ -206,3 +206,20 @@ export const memberCalls = [
   removeOrgMember,
   transferOrgOwnership,
 ];
+
+const lowering = fc.constantFrom<Change>({ role: "guest" }, { suspended: true }, { end: "over" });
+
+/** Two people each of whom takes the other's rights away, at the same instant: only one can come first. */
+export const duels = fc
+  .tuple(
+    fc.constantFrom([1, 2], [1, 2], [1, 3], [0, 1]),
+    fc.array(fc.option(lowering), { minLength: 2, maxLength: 2 }),
+  )
+  .map(([[one = 0, other = 0], changes]) =>
+    changes.map((change, place) => {
+      const [by, user] = place === 0 ? [one, other] : [other, one];
+      return change === null
+        ? removeOrgMember.with({ by, org: 0, user })
+        : updateOrgMember.with({ by, org: 0, user, change });
+    }),
+  );

@@ -5,7 +5,7 @@ import { expect } from "vitest";
 import { invitationCalls, timePasses } from "./invitations.ts";
 import { lookingCalls, viewsOf } from "./lists.ts";
 import { lifeCalls } from "./lives.ts";
-import { memberCalls } from "./members.ts";
+import { duels, memberCalls } from "./members.ts";
 import type { Draw, Operation } from "./operation.ts";
 import type { Real } from "./real.ts";
 import { roleCalls } from "./roles.ts";
@@ -113,14 +113,22 @@ const single = fc.oneof(
   { weight: 1, arbitrary: timePasses },
 );
 
+/** What comes at the same instant: anything, or what is about the same few rights. */
+const instant = fc.oneof(
+  { weight: 3, arbitrary: fc.array(mutations, { minLength: 2, maxLength: 3 }) },
+  {
+    weight: 2,
+    arbitrary: fc.array(fc.oneof(...memberCalls, ...roleCalls), { minLength: 2, maxLength: 3 }),
+  },
+  { weight: 2, arbitrary: duels },
+);
+
 /** What sequences are made of. Calls that look are not among those of one instant: they read as they go. */
 export const steps = [
   single.map((draw) => new Step([draw])),
   single.map((draw) => new Step([draw])),
   single.map((draw) => new Step([draw])),
-  fc
-    .tuple(fc.array(mutations, { minLength: 2, maxLength: 3 }), fc.boolean())
-    .map(([draws, held]) => new Step(draws, held)),
+  fc.tuple(instant, fc.boolean()).map(([draws, held]) => new Step(draws, held)),
 ];
 
 /** Compares all that there is with what there should be. */

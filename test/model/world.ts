@@ -1,4 +1,4 @@
-/** What orgs, members, roles, invitations and users should be like: the rules of the service in a few lines of memory. */
+/** What orgs, members, roles, invitations and users should be like: the rules of the service, in memory. */
 
 /** People are told by their number. Platform has none. */
 export const platform = -1;

@@ -261,6 +261,25 @@ const rest: readonly Guard[] = [
   inSource("src/database/page.ts")("and one org's", "binding.orgId, ", "", "paging"),
   inRoutine("guard_team_parent")("depth", "levels > 16", "false", "teams"),
   inRoutine("lock_org")("teams are held", "for no key update", "", "team-changes", "teams"),
+  inRoutine("hold_org")("no team in a deleted org", "if not found", "if false", "org-delete-races"),
+  inRoutine("hold_rights")(
+    "nobody comes to a deleted org",
+    "if gone and",
+    "if false and",
+    "org-delete-races",
+  ),
+  inSource("src/services/orgs.ts")(
+    "a delete holds the org before it looks",
+    "if (!force) await",
+    "if (false) await",
+    "org-delete-races",
+  ),
+  inRoutine("accept_invitation")(
+    "what has expired is not accepted again",
+    "and (m.expire_time is null or m.expire_time > now())",
+    "",
+    "invitation-answers",
+  ),
   inRoutine("keep_org_slugs")(
     "quarantine of slugs",
     "s.org_id = excluded.org_id or s.free_time <= now()",
