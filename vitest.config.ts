@@ -1,5 +1,5 @@
 import { defineConfig } from "vitest/config";
-import { weakenSources } from "./test/mutants/weakness.ts";
+import { weakenSources, weakensSource } from "./test/mutants/weakness.ts";
 
 export default defineConfig({
   plugins: [weakenSources()],
@@ -11,6 +11,8 @@ export default defineConfig({
     // What a worker has loaded serves its next file too: loading it again takes a fifth of the run.
     isolate: false,
     maxWorkers: 4,
+    // What a weakened source became is not to be kept for other runs.
+    fsModuleCache: !weakensSource(),
     testTimeout: 30_000,
     hookTimeout: 60_000,
   },

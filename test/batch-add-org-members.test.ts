@@ -10,6 +10,7 @@ import type {
 } from "../src/gen/roster/v1/org_service_pb.ts";
 import { newest } from "./audit-log.ts";
 import { type Callers, pipelined, refusal, useHarness } from "./harness.ts";
+import { makeRole } from "./made-role.ts";
 import { overlap } from "./overlap.ts";
 
 const harness = useHarness();
@@ -78,12 +79,14 @@ describe("OrgService.BatchAddOrgMembers", () => {
   test("answers for each what AddOrgMember would, and adds the others", async () => {
     const { orgId, owner, admin, memberId, suspended, deleted, free } = await world();
     const [a = "", b = "", c = ""] = free;
+    const elsewhere = await harness.current.tenant();
+    await makeRole(elsewhere.owner, elsewhere.orgId, "singer", "org.get");
     const faults: [string, Init][] = [
       ["USER_NOT_FOUND user_id", { userId: randomUUID() }],
       ["USER_NOT_FOUND user_id", { userId: suspended }],
       ["USER_NOT_FOUND user_id", { userId: deleted, role: "crew" }],
       ["ORG_MEMBER_EXISTS user_id", { userId: memberId }],
-      ["ROLE_UNKNOWN role", { userId: a, role: "nothing" }],
+      ["ROLE_UNKNOWN role", { userId: a, role: "singer" }],
       ["ROLE_UNKNOWN role", { userId: randomUUID(), role: "nothing" }],
       ["USER_NOT_FOUND user_id", { userId: suspended, role: "owner", expireTime }],
       ["FIELD_INVALID expire_time", { userId: memberId, role: "owner", expireTime }],

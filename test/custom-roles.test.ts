@@ -3,6 +3,7 @@ import { ChangeKind } from "../src/gen/roster/v1/audit_pb.ts";
 import { TeamVisibility } from "../src/gen/roster/v1/team_pb.ts";
 import { newest } from "./audit-log.ts";
 import { refusal, useHarness } from "./harness.ts";
+import { invite } from "./made-invitation.ts";
 import { makeHolder, makeRole } from "./made-role.ts";
 import { makeTeam } from "./made-team.ts";
 
@@ -228,6 +229,19 @@ describe("AccessService.DeleteRole", () => {
       role: "crew",
     });
     expect(await refusal(add)).toMatchObject({ reason: "ROLE_UNKNOWN", fields: ["role"] });
+  });
+
+  test("FAILED_PRECONDITION while an invitation promises the role, until it is taken back", async () => {
+    const { orgId, owner } = await harness.current.tenant();
+    await makeRole(owner, orgId, "crew", "org.get");
+    const { invitation } = await invite(owner, orgId, { role: "crew" });
+    const take = () => owner.access.deleteRole({ orgId, name: "crew" });
+    expect(await refusal(take())).toMatchObject({
+      code: "FailedPrecondition",
+      reason: "ROLE_IN_USE",
+    });
+    await owner.orgs.revokeInvitation({ orgId, invitationId: invitation.id });
+    expect((await take()).role?.name).toBe("crew");
   });
 });
 

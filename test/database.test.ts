@@ -53,7 +53,12 @@ const failures: Record<string, [object, (pools: Pools) => Promise<unknown>]> = {
   ],
   "a violation of row-level security": [
     { code: "42501" },
-    (pools) => pools.writing((unit) => unit.many(pools.addTeam("Foreign", randomUUID()))),
+    (pools) =>
+      pools.writing((unit) =>
+        unit.many(sql.type(number)`
+          insert into roster.profiles (id, user_id) values (gen_random_uuid(), ${pools.tenant.ownerId})
+          returning 1 as n`),
+      ),
   ],
   "a time limit": [
     { code: "57014" },

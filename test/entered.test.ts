@@ -54,6 +54,8 @@ describe("the session of an org", () => {
       "update roster.profiles set bio = 'Mine' where user_id = $1 and org_id is null returning 1";
     expect((await inA(write, [a.memberId])).rows).toEqual([]);
     expect((await inA(write, [a.ownerId])).rows).toEqual([]);
+    const make = "insert into roster.profiles (id, user_id) values (gen_random_uuid(), $1)";
+    expect((await inA(make, [a.ownerId])).code).toBe("42501");
   });
 
   test("cannot take over another org's profile by its id", async () => {
@@ -126,7 +128,7 @@ describe("the session of an org", () => {
   });
 
   test("ends with its transaction; the next one on the connection is another org's", async () => {
-    const seen = "select distinct org_id from roster.teams";
+    const seen = "select org_id from roster.teams union select org_id from roster.org_members";
     for (const { orgId, ownerId } of [a, b, a, b]) {
       const { rows } = await within(app, enter(orgId, ownerId), seen);
       expect(rows).toEqual([{ org_id: orgId }]);
@@ -261,6 +263,16 @@ describe("the session of a user outside any org", () => {
       message: expect.stringMatching(/row-level security/),
     });
   });
+});
+
+test("Nobody enters an org that is there as one that they make", async () => {
+  const { orgId } = await settle(harness.current);
+  const directory = await connect(harness.current.urls.directory);
+  const entering = `select roster.enter_directory(null, true, null, '', false, '${orgId}', 20000,
+    '${randomUUID()}', 'service:test', '{}', 'test', 'test')`;
+  const rename = `update roster.users set name = 'New'`;
+  const { error } = await within(directory, entering, rename);
+  expect(error?.message).toBe(`organisation ${orgId} exists`);
 });
 
 describe("the session of an org that invites", () => {

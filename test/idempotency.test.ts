@@ -185,6 +185,13 @@ describe("A request_id", () => {
       requestId,
     });
     expect(org?.name).toBe("Renamed");
+    const same = { org: { id: one.orgId, name: "Again" }, requestId: randomUUID() };
+    const callers = [one.owner, other.owner];
+    const answers = [];
+    for (const { orgs } of callers) answers.push(await orgs.updateOrg(same));
+    expect(new Set(answers.map((answer) => answer.org?.etag)).size).toBe(2);
+    for (const [index, { orgs }] of callers.entries())
+      expect(await orgs.updateOrg(same)).toEqual(answers[index]);
   });
 
   test("is out of reach from another org, and for roster_app from outside any", async () => {

@@ -209,6 +209,18 @@ describe("a caller", () => {
     }
   });
 
+  test("PERMISSION_DENIED for the org of a service's credential that is deleted, or never was", async () => {
+    const { orgId, owner } = await harness.current.tenant();
+    await owner.orgs.deleteOrg({ orgId, force: true });
+    for (const org of [orgId, randomUUID()]) {
+      const { orgs } = await callerOf({ sub: "service:some", org, scope: "org.get" });
+      expect(await refusal(orgs.getOrg({}))).toMatchObject({
+        code: "PermissionDenied",
+        reason: "ORG_NOT_ALLOWED",
+      });
+    }
+  });
+
   test("PERMISSION_DENIED outside its org for a pinned operator", async () => {
     const { orgId, ownerId } = await harness.current.tenant();
     const { users, orgs } = await callerOf({

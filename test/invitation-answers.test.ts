@@ -225,6 +225,9 @@ describe.each(Object.entries(answers))("OrgService.%s", (_name, send) => {
     await owner.orgs.revokeInvitation({ orgId, invitationId: next.invitationId });
     expect(await refusal(send(late.user, next))).toMatchObject(unmet("INVITATION_REVOKED"));
     await isNoMember(late.userId);
+    // Nor does it answer who has become a member in another way.
+    await owner.orgs.addOrgMember({ orgId, userId: late.userId });
+    expect(await refusal(send(late.user, next))).toMatchObject(unmet("INVITATION_REVOKED"));
   });
 
   test("FAILED_PRECONDITION in a suspended org, and only for who has the token", async () => {

@@ -4,8 +4,10 @@ import { OrgMemberState } from "../src/gen/roster/v1/org_member_pb.ts";
 import { type Callers, refusal, slug, useHarness } from "./harness.ts";
 import { overlap } from "./overlap.ts";
 import { activeOwners, ownedOrg } from "./owned-org.ts";
+import { enterDirectory, useConnections, within } from "./sessions.ts";
 
 const harness = useHarness();
+const connect = useConnections();
 
 const owned = (count: number, ids?: readonly string[]) => ownedOrg(harness.current, count, ids);
 
@@ -59,6 +61,35 @@ describe("Two owners at the same instant", () => {
       expect(reasons).toEqual(["LAST_OWNER"]);
       expect(await activeOwners(harness.current, orgId)).toBe(1);
     }
+  });
+
+  test("wait for one another before they change, instead of deadlocking", async () => {
+    const { ownerIds } = await owned(2);
+    const holding = ownerIds.map((id) => `select roster.lock_owned_orgs('${id}')`);
+    const [first = "", second = ""] = holding;
+    const { directory } = harness.current.urls;
+    const [one, other] = [await connect(directory), await connect(directory)];
+    await one.query(`begin; ${enterDirectory(null, true)}; ${first}`);
+    const impatient = `${enterDirectory(null, true)}; set local lock_timeout = '100ms'`;
+    expect((await within(other, impatient, second)).code).toBe("55P03");
+    await one.query("rollback");
+    expect((await within(other, impatient, second)).code).toBeUndefined();
+  });
+
+  test("leave exactly one when they are suspended by statements of their own", async () => {
+    const { orgId, ownerIds } = await owned(2);
+    const suspending = ownerIds.map((id) => async () => {
+      const directory = await connect(harness.current.urls.directory);
+      const text = "update roster.users set state = 'SUSPENDED' where id = $1";
+      const { error } = await within(directory, enterDirectory(null, true), text, [id]);
+      return error?.message;
+    });
+    const [first, second] = suspending as [() => Promise<unknown>, () => Promise<unknown>];
+    expect(await overlap(harness.current, first, second)).toMatchObject([
+      { value: undefined },
+      { value: "LAST_OWNER" },
+    ]);
+    expect(await activeOwners(harness.current, orgId)).toBe(1);
   });
 });
 

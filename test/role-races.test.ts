@@ -1,5 +1,7 @@
 import { randomUUID } from "node:crypto";
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { describe, expect, test } from "vitest";
+import { OrgMemberState } from "../src/gen/roster/v1/org_member_pb.ts";
 import { refusal, useHarness } from "./harness.ts";
 import { makeHolder, makeRole } from "./made-role.ts";
 import { overlap } from "./overlap.ts";
@@ -66,6 +68,18 @@ describe("Roles that change while they are given", () => {
       };
       const reason = await secondOf(demote, calls[change] ?? expect.fail(change));
       expect(reason, change).toBe("PERMISSION_MISSING");
+    }
+  });
+
+  test("are not given by an admin whose membership ends meanwhile", async () => {
+    for (const ending of [
+      { state: OrgMemberState.SUSPENDED },
+      { expireTime: timestampFromMs(1_000) },
+    ]) {
+      const { orgId, adminId, owner, give } = await world();
+      const end = () =>
+        owner.orgs.updateOrgMember({ member: { orgId, userId: adminId, ...ending } });
+      expect(await secondOf(end, give)).toBe("ORG_NOT_ALLOWED");
     }
   });
 

@@ -168,9 +168,13 @@ describe("UserService.ExportUser", () => {
     const { current } = harness;
     const { memberId, guestId } = await current.tenant();
     const directory = await connect(current.urls.directory);
-    const page = "'-infinity', '00000000-0000-0000-0000-000000000000', 10";
-    for (const name of ["exported_changes", "exported_entries"]) {
-      const text = `select * from roster.${name}('${memberId}', ${page})`;
+    const first = "00000000-0000-0000-0000-000000000000";
+    for (const [name, after] of [
+      ["exported_changes", "-infinity"],
+      ["exported_entries", "-infinity"],
+      ["exported_invitations", first],
+    ]) {
+      const text = `select * from roster.${name}('${memberId}', '${after}', '${first}', 10)`;
       const outcome = await within(directory, enterDirectory(guestId), text);
       expect(outcome).toMatchObject({ code: "RS001", error: { message: "PERMISSION_MISSING" } });
       for (const [who, reach] of [

@@ -46,6 +46,12 @@ export const weakenDatabase = async (admin: pg.Client): Promise<void> => {
   await admin.query(weakened(rows[0]?.text ?? "", weakness.find, weakness.instead));
 };
 
+/** Whether this run weakens a source. */
+export const weakensSource = (): boolean => {
+  const weakness = weaknessOfRun();
+  return weakness !== undefined && "file" in weakness;
+};
+
 /** A plugin of vitest that weakens a source while it is loaded. */
 export const weakenSources = () => ({
   name: "weaken",

@@ -1,0 +1,74 @@
+/** How much an org may have. */
+import { type Guard, inRoutine, sql } from "./guard.ts";
+
+const inAdding = inRoutine("add_to_count");
+
+export const limits: readonly Guard[] = [
+  inAdding(
+    "nothing above the limit",
+    "if held > allowed then\n    raise",
+    "if false then\n    raise",
+    "limits",
+    "for one member more",
+  ),
+  inAdding(
+    "expired members leave room",
+    "if held > allowed and kind = 'members' then",
+    "if false then",
+    "limits",
+    "counts no expired member",
+  ),
+  inAdding(
+    "expired invitations leave room",
+    "and i.state = 'PENDING' and i.expire_time <= now()",
+    "and false",
+    "limits",
+    "for one pending invitation more",
+  ),
+  inAdding(
+    "a count is one org's",
+    "where c.org_id = org\n",
+    "where c.org_id = (select o.id from roster.orgs o where o.id <> org limit 1)\n",
+    "limits",
+    "is one org's alone",
+  ),
+  inRoutine("room_for")(
+    "a batch is told of the room that there is",
+    "select l.members - c.members + roster.expired_members(), l.members",
+    "select l.members, l.members",
+    "limits",
+    "as many of a batch as there is room for",
+  ),
+  inRoutine("guard_team_parent")(
+    "depth",
+    "levels > allowed",
+    "false",
+    "limits",
+    "for a team deeper than the org's teams may nest",
+  ),
+  sql(
+    "what is sent again needs room anew",
+    "drop trigger invitations_count_renewed on roster.invitations",
+    "limits",
+    "expired ones leave room, and need it again",
+  ),
+  sql(
+    "what comes back is counted",
+    "drop trigger teams_count_update on roster.teams",
+    "limits",
+    "made or brought back",
+  ),
+  sql(
+    "roles are counted",
+    "drop trigger roles_count_insert on roster.roles",
+    "limits",
+    "refuses one role of the org's own more",
+  ),
+  inRoutine("count_former_members")(
+    "a member who is gone is counted off once",
+    "and u.delete_time is null",
+    "",
+    "counts",
+    "just once",
+  ),
+];
