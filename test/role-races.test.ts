@@ -108,3 +108,18 @@ describe("Roles that change while they are given", () => {
     expect((await owner.access.getRole({ orgId, name: "crew" })).role?.etag).toBe('"11"');
   });
 });
+
+describe("A role that is made at the same time", () => {
+  test("is there for the update and the delete that wait for it", async () => {
+    for (const change of ["update", "delete"]) {
+      const { orgId, owner } = await harness.current.tenant();
+      const role = { orgId, name: "crew", permissions: ["org.get"] };
+      const make = () => owner.access.createRole({ role });
+      const calls: Record<string, () => Promise<unknown>> = {
+        update: () => owner.access.updateRole({ role: { ...role, title: "Crew" } }),
+        delete: () => owner.access.deleteRole({ orgId, name: "crew" }),
+      };
+      expect(await secondOf(make, calls[change] ?? expect.fail)).toBeUndefined();
+    }
+  });
+});

@@ -5,7 +5,7 @@ import { etag, maybeInstant, maybeText, sql } from "../database/sql.ts";
 import { fail, whileReferredTo } from "../errors.ts";
 import type { AccessService } from "../gen/roster/v1/access_service_pb.ts";
 import { RoleSchema } from "../gen/roster/v1/role_pb.ts";
-import { changesOf, nfc, pageOf, required, versionOf } from "./requests.ts";
+import { changesOf, nfc, pageOf, required, stale, versionOf } from "./requests.ts";
 
 /** A role as columns of `roles r`. */
 const roleColumns = sql.fragment`
@@ -56,11 +56,9 @@ const roleNamed = (context: HandlerContext, name: string) =>
   );
 
 /** Why a write met no row: no such role, a built-in one, or a newer one than the etag says. */
-const unwritten = async (context: HandlerContext, name: string): Promise<Error> => {
+const unwritten = async (context: HandlerContext, name: string, given: string): Promise<Error> => {
   const { role_version: version } = await roleNamed(context, name);
-  return version === null
-    ? fail("ROLE_BUILT_IN", { role: name })
-    : fail("ETAG_STALE", { etag: version });
+  return version === null ? fail("ROLE_BUILT_IN", { role: name }) : stale(given, version);
 };
 
 /** Permissions as they are kept: each once, sorted. */
@@ -113,7 +111,7 @@ export const accessService = {
       where r.org_id = ${orgId(context)} and r.name = ${name}
         and r.version = coalesce(${versionOf(role.etag, "role.etag")}::bigint, r.version)
       returning ${roleColumns}`);
-    if (!row) throw await unwritten(context, name);
+    if (!row) throw await unwritten(context, name, role.etag);
     return { role: toRole(row) };
   },
 
@@ -124,7 +122,7 @@ export const accessService = {
         and r.version = coalesce(${versionOf(given, "etag")}::bigint, r.version)
       returning ${roleColumns}`);
     const row = await deleted.catch(whileReferredTo("ROLE_IN_USE", { role: name }));
-    if (!row) throw await unwritten(context, name);
+    if (!row) throw await unwritten(context, name, given);
     return { role: toRole(row) };
   },
 } satisfies ServiceImpl<typeof AccessService>;
