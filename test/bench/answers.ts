@@ -1,5 +1,6 @@
 /** Rows as the answers of the benchmarked RPCs, without a schema and without a check. */
 import type { MessageInitShape } from "@bufbuild/protobuf";
+import { type InvitationSchema, InvitationState } from "../../src/gen/roster/v1/invitation_pb.ts";
 import { type OrgMemberSchema, OrgMemberState } from "../../src/gen/roster/v1/org_member_pb.ts";
 import { type OrgSchema, OrgState } from "../../src/gen/roster/v1/org_pb.ts";
 import type { ProfileSchema } from "../../src/gen/roster/v1/profile_pb.ts";
@@ -75,7 +76,21 @@ const member = (row: Row): MessageInitShape<typeof OrgMemberSchema> => ({
   etag: `"${row.member_version}"`,
 });
 
-/** By operation. A list is cut to its page of 50 and carries no token, which would cost a digest more. */
+const invitation = (row: Row): MessageInitShape<typeof InvitationSchema> => ({
+  id: row.invitation_id,
+  orgId: row.invitation_org_id,
+  email: row.invitation_email,
+  role: row.invitation_role,
+  teamIds: row.invitation_team_ids,
+  state: InvitationState[row.invitation_state as keyof typeof InvitationState],
+  inviterId: row.invitation_inviter_id ?? "",
+  createTime: row.invitation_create_time,
+  expireTime: row.invitation_expire_time,
+  resolveTime: row.invitation_resolve_time ?? undefined,
+  etag: `"${row.invitation_version}"`,
+});
+
+/** By method. A list is cut to its page of 50 and carries no token, which would cost a digest more. */
 export const answers: Readonly<Record<string, (rows: readonly Row[]) => object>> = {
   GetUser: ([row = {}]) => ({ user: user(row) }),
   GetTeam: ([row = {}]) => ({ team: team(row) }),
@@ -87,6 +102,7 @@ export const answers: Readonly<Record<string, (rows: readonly Row[]) => object>>
   }),
   ListTeams: (rows) => ({ teams: rows.slice(0, 50).map(team) }),
   AddOrgMember: ([row = {}]) => ({ member: member(row) }),
+  AcceptInvitation: ([row = {}]) => ({ invitation: invitation(row), member: member(row) }),
   CreateOrg: ([row = {}]) => ({ org: org(row), owner: member(row) }),
   CreateUser: ([row = {}]) => ({ user: { ...user(row), profile: profile(row) } }),
 };

@@ -8,6 +8,7 @@ const kinds = {
   profile: "7004",
   entry: "7005",
   change: "7006",
+  invitation: "7007",
 } as const;
 
 /** The id of the n-th row of its kind. Ids are ordered as their numbers, as those of UUIDv7 are by time. */
@@ -36,7 +37,14 @@ export interface Size {
   readonly largeMembers: number;
   /** Teams of each org. */
   readonly teams: number;
+  /** Members of one org more, behind the others. They are users of its own, behind the others too. */
+  readonly hugeMembers: number;
+  /** Pending invitations of each org that is neither large nor huge, for the huge one's first members. */
+  readonly invitations: number;
 }
+
+/** The servers' `TOKEN_SECRET`, from which the tokens of the invitations follow. */
+export const tokenSecret = "a secret of at least thirty-two characters";
 
 /** What `npm run bench` runs on. */
 export const usual: Size = {
@@ -46,11 +54,16 @@ export const usual: Size = {
   largeOrgs: 10,
   largeMembers: 1_000,
   teams: 20,
+  hugeMembers: 100_000,
+  invitations: 100,
 };
 
 /** The number of the j-th member of an org; the owner is member 0. Orgs overlap when users run out. */
 export const memberOf = (size: Size, org: number, j: number): number =>
   (org * size.members + j) % size.users;
+
+/** The number of the j-th member of the huge org; the owner is member 0. */
+export const hugeMemberOf = (size: Size, j: number): number => size.users + j;
 
 /** Statements that write users with their profiles. */
 export const users = (range: Range): string[] => [
@@ -81,6 +94,13 @@ export const teams = (ofOrgs: Range, count: number, number: string): string =>
    select ${idSql("org", "o")}, ${idSql("team", number)}, 'Team ' || t
    from ${numbers(ofOrgs, "o")} cross join ${numbers([0, count], "t")}`;
 
+/** Writes pending invitations of each org. `user` is the number of whom invitation `i` of org `o` is for, in SQL. */
+const invitations = (ofOrgs: Range, count: number, owner: string, user: string): string =>
+  `insert into roster.invitations (org_id, id, email, inviter_id, expire_time)
+   select ${idSql("org", "o")}, ${idSql("invitation", `o * ${count} + i`)}, 'user' || ${user} || '@example.com',
+     ${idSql("user", owner)}, now() + interval '7 days'
+   from ${numbers(ofOrgs, "o")} cross join ${numbers([0, count], "i")}`;
+
 /** What triggers would have written beside the orgs and their members. */
 const besides = [
   "truncate roster.org_member_keys",
@@ -88,11 +108,13 @@ const besides = [
    select m.org_id, m.user_id, u.name_key, u.email_key
    from roster.org_members m join roster.users u on u.id = m.user_id`,
   "truncate roster.org_counts",
-  `insert into roster.org_counts (org_id, members, teams)
-   select o.id, coalesce(m.count, 0), coalesce(t.count, 0)
+  `insert into roster.org_counts (org_id, members, teams, pending_invitations)
+   select o.id, coalesce(m.count, 0), coalesce(t.count, 0), coalesce(i.count, 0)
    from roster.orgs o
    left join (select org_id, count(*) from roster.org_members group by 1) m on m.org_id = o.id
-   left join (select org_id, count(*) from roster.teams group by 1) t on t.org_id = o.id`,
+   left join (select org_id, count(*) from roster.teams group by 1) t on t.org_id = o.id
+   left join (select org_id, count(*) from roster.invitations where state = 'PENDING' group by 1) i
+     on i.org_id = o.id`,
 ];
 
 /**
@@ -112,12 +134,15 @@ export const write = async (admin: pg.Client, statements: readonly string[]): Pr
 
 /** Writes everything that a size tells. */
 export const load = (admin: pg.Client, size: Size): Promise<void> => {
-  const user = `(o * ${size.members} + j) % ${size.users}`;
+  const member = (j: string): string => `(o * ${size.members} + ${j}) % ${size.users}`;
+  const small: Range = [size.largeOrgs, size.orgs];
   return write(admin, [
-    ...users([0, size.users]),
-    ...orgs([0, size.orgs]),
-    members([0, size.largeOrgs], size.largeMembers, user),
-    members([size.largeOrgs, size.orgs], size.members, user),
+    ...users([0, size.users + size.hugeMembers]),
+    ...orgs([0, size.orgs + 1]),
+    members([0, size.largeOrgs], size.largeMembers, member("j")),
+    members(small, size.members, member("j")),
+    members([size.orgs, size.orgs + 1], size.hugeMembers, `${size.users} + j`),
     teams([0, size.orgs], size.teams, `o * ${size.teams} + t`),
+    invitations(small, size.invitations, member("0"), `(${size.users} + i)`),
   ]);
 };

@@ -13,7 +13,7 @@ import { parserOf } from "../../src/database/types.ts";
 import { answers, type Row } from "./answers.ts";
 import { type Operation, operationOf, pathOf } from "./operations.ts";
 import { ready, type SystemOptions, systemOptions } from "./process.ts";
-import { fillerOf } from "./statements.ts";
+import { fillerOf, isOutsideOrgs } from "./statements.ts";
 
 interface Wire {
   stream: { cork(): void; uncork(): void };
@@ -160,9 +160,7 @@ const handlerOf = (
   const fill = fillerOf(templates, uuid);
   const answer = answers[name];
   if (!answer) throw new Error(`${name}: no answer`);
-  const pool = templates[0]?.some(({ text }) => text.includes("roster.enter_directory"))
-    ? pools.directory
-    : pools.app;
+  const pool = isOutsideOrgs(templates) ? pools.directory : pools.app;
   return async ({ request, metadata }) => {
     const flushes = fill(metadata.get("actor")[0]?.toString(), request);
     const rows = await pool.use(async (connection) => {

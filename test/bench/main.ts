@@ -2,7 +2,15 @@
 import { writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { load, usual } from "./data.ts";
-import { type Budget, createdUser, operationOf, operations, repeatableUser } from "./operations.ts";
+import {
+  type Against,
+  type Budget,
+  createdUser,
+  type Operation,
+  operationOf,
+  operations,
+  repeatableUser,
+} from "./operations.ts";
 import { idleMb, median, type Served, type SystemOptions, timeToImport } from "./process.ts";
 import { type Cost, openStand, type Stand } from "./stand.ts";
 
@@ -33,7 +41,8 @@ interface ResultRow {
   readonly postgres_cpu_us: number | null;
   /**
    * Server CPU against the floor's; of `Start`, the time until it serves against that of importing its packages; of
-   * `Audited` and `AuditedWithRequestId`, server and PostgreSQL CPU against those of `Unaudited`.
+   * `Audited` and `AuditedWithRequestId`, server and PostgreSQL CPU against those of `Unaudited`, and of
+   * what only Roster answers against those of the calls that one call stands for.
    */
   readonly ratio: number | null;
   /** PostgreSQL CPU against the floor's. */
@@ -44,7 +53,7 @@ interface ResultRow {
   readonly met: boolean | null;
 }
 
-type Costs = Readonly<Record<System | "echo", readonly Cost[]>>;
+type Costs = Readonly<Record<System | "echo" | "against", readonly Cost[]>>;
 
 const total = ({ serverUs, postgresUs }: Cost): number => serverUs + postgresUs;
 
@@ -74,22 +83,47 @@ const judge = (budget: Budget, costs: Costs): { budget: string; met: boolean } =
   };
 };
 
-const rowsOf = (operation: string, costs: Costs): ResultRow[] =>
-  systems.map((system) => {
+/** Server and PostgreSQL CPU of a call against those of the calls that it stands for. */
+const againstOf = ({ calls }: Against, costs: Costs): number =>
+  over(costs, (of) => total(of("roster")) / (calls * total(of("against"))));
+
+type Judgement = Pick<ResultRow, "budget" | "met">;
+
+const judgementOf = ({ budget, against }: Operation, costs: Costs): Judgement => {
+  if (budget) return judge(budget, costs);
+  if (!against) return { budget: null, met: null };
+  const { operation, calls } = against;
+  const other = calls === 1 ? operation : `${calls} ${operation}`;
+  return { budget: `${againstOf(against, costs).toFixed(2)} × ${other}`, met: null };
+};
+
+type Ratios = Pick<ResultRow, "ratio" | "postgres_ratio" | "naive_ratio">;
+
+const ratiosOf = ({ rosterOnly, against }: Operation, system: System, costs: Costs): Ratios =>
+  rosterOnly
+    ? { ratio: against ? againstOf(against, costs) : null, postgres_ratio: null, naive_ratio: null }
+    : {
+        ratio: over(costs, (of) => of(system).serverUs / of("floor").serverUs),
+        postgres_ratio: over(costs, (of) => of(system).postgresUs / of("floor").postgresUs),
+        naive_ratio: over(costs, (of) => total(of("naive")) / total(of(system))),
+      };
+
+const systemsOf = ({ rosterOnly }: Operation): readonly System[] =>
+  rosterOnly ? ["roster"] : systems;
+
+const rowsOf = (operation: Operation, costs: Costs): ResultRow[] =>
+  systemsOf(operation).map((system) => {
     const middle = (of: (cost: Cost) => number): number => median(costs[system].map(of));
-    const { budget } = operationOf(operation);
     return {
       system,
-      operation,
+      operation: operation.name,
       rps: middle(({ rps }) => rps),
       p50_ms: middle(({ p50Ms }) => p50Ms),
       p99_ms: middle(({ p99Ms }) => p99Ms),
       server_cpu_us: middle(({ serverUs }) => serverUs),
       postgres_cpu_us: middle(({ postgresUs }) => postgresUs),
-      ratio: over(costs, (of) => of(system).serverUs / of("floor").serverUs),
-      postgres_ratio: over(costs, (of) => of(system).postgresUs / of("floor").postgresUs),
-      naive_ratio: over(costs, (of) => total(of("naive")) / total(of(system))),
-      ...(system === "roster" && budget ? judge(budget, costs) : { budget: null, met: null }),
+      ...ratiosOf(operation, system, costs),
+      ...(system === "roster" ? judgementOf(operation, costs) : { budget: null, met: null }),
     };
   });
 
@@ -133,18 +167,28 @@ const warmUpSeconds = 5;
 const runOperation = async (
   stand: Stand,
   served: Readonly<Record<System, Served>>,
-  name: string,
+  operation: Operation,
   { seconds, rounds }: { seconds: number; rounds: number },
 ): Promise<Costs> => {
-  const costs = { floor: [], roster: [], naive: [], echo: [] } as Record<keyof Costs, Cost[]>;
-  const echoes = operationOf(name).budget?.echo !== undefined;
-  for (const system of systems) await stand.measure(served[system], name, warmUpSeconds);
+  const costs: Record<keyof Costs, Cost[]> = {
+    floor: [],
+    roster: [],
+    naive: [],
+    echo: [],
+    against: [],
+  };
+  const { name, budget, against } = operation;
+  const turns = systemsOf(operation);
+  for (const system of turns) await stand.measure(served[system], name, warmUpSeconds);
+  if (against) await stand.measure(served.roster, against.operation, warmUpSeconds);
   for (let round = 0; round < rounds; round++) {
     // Whoever comes first in one round comes last in another.
-    const order = systems.map((_, i) => systems[(i + round) % systems.length] as System);
+    const order = turns.map((_, i) => turns[(i + round) % turns.length] as System);
     for (const system of order)
       costs[system].push(await stand.measure(served[system], name, seconds));
-    if (echoes) costs.echo.push(await stand.measure(served.floor, name, seconds, { echo: true }));
+    if (budget?.echo !== undefined)
+      costs.echo.push(await stand.measure(served.floor, name, seconds, { echo: true }));
+    if (against) costs.against.push(await stand.measure(served.roster, against.operation, seconds));
   }
   return costs;
 };
@@ -290,7 +334,7 @@ const { chosen, all, seconds, rounds, json } = optionsOf();
 const stand = await openStand();
 try {
   await load(stand.admin, usual);
-  const statements = await stand.listen(chosen);
+  const statements = await stand.listen(chosen.filter(({ rosterOnly }) => !rosterOnly));
   const options: SystemOptions = { urls: stand.urls, poolSize: 10, statements };
   const served = {
     floor: await stand.serve("floor.ts", options),
@@ -300,9 +344,9 @@ try {
   say(lineOf(columns));
   say(lineOf(columns.map(() => "---")));
   const rows: ResultRow[] = [];
-  for (const { name } of chosen) {
-    const costs = await runOperation(stand, served, name, { seconds, rounds });
-    const made = rowsOf(name, costs);
+  for (const operation of chosen) {
+    const costs = await runOperation(stand, served, operation, { seconds, rounds });
+    const made = rowsOf(operation, costs);
     rows.push(...made);
     for (const row of made) say(lineOf(cellsOf(row)));
   }

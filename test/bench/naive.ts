@@ -18,7 +18,7 @@ import { UserService } from "../../src/gen/roster/v1/user_service_pb.ts";
 import { answers, type Row } from "./answers.ts";
 import { type Operation, operationOf } from "./operations.ts";
 import { ready, type SystemOptions, systemOptions } from "./process.ts";
-import { fillerOf } from "./statements.ts";
+import { fillerOf, isOutsideOrgs } from "./statements.ts";
 
 const sql = createSqlTag();
 
@@ -53,9 +53,7 @@ const handlerOf = (
   const fill = fillerOf(templates, uuid);
   const answer = answers[name];
   if (!answer) throw new Error(`${name}: no answer`);
-  const pool = templates[0]?.some(({ text }) => text.includes("roster.enter_directory"))
-    ? pools.directory
-    : pools.app;
+  const pool = isOutsideOrgs(templates) ? pools.directory : pools.app;
   return async (request, { requestHeader }) => {
     const steps = fill(requestHeader.get("actor") ?? undefined, request)
       .flat()

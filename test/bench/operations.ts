@@ -8,11 +8,13 @@ import {
   type MessageInitShape,
   toBinary,
 } from "@bufbuild/protobuf";
+import { tokenKey } from "../../src/database/page.ts";
 import { OrgService } from "../../src/gen/roster/v1/org_service_pb.ts";
 import { TeamService } from "../../src/gen/roster/v1/team_service_pb.ts";
 import { UserService } from "../../src/gen/roster/v1/user_service_pb.ts";
 import { View } from "../../src/gen/roster/v1/view_pb.ts";
-import { idOf, memberOf, usual } from "./data.ts";
+import { tokenOf } from "../../src/services/invitations.ts";
+import { hugeMemberOf, idOf, memberOf, tokenSecret, usual } from "./data.ts";
 
 /** Who sends a call: a user, or undefined for an operator. */
 export type Sender = string | undefined;
@@ -25,6 +27,16 @@ export interface Operation {
   readonly call: (n: number) => { readonly sender: Sender; readonly request: Message };
   /** What its cost is held to, by ratio; an operation without a budget is measured only. */
   readonly budget?: Budget;
+  /** What its server and PostgreSQL CPU are shown against, in the same rounds. */
+  readonly against?: Against;
+  /** Its statements hold more than fields of the request, which the other systems could not fill in. */
+  readonly rosterOnly?: true;
+}
+
+/** Calls of another operation that together do what one call does. */
+export interface Against {
+  readonly operation: string;
+  readonly calls: number;
 }
 
 /** The most a call may cost, as ratios of CPU. */
@@ -65,6 +77,24 @@ const member = (org: number, j: number): string => idOf("user", memberOf(usual, 
 const small = (n: number): number => usual.largeOrgs + (n % callersOrgs);
 const large = (n: number): number => n % usual.largeOrgs;
 
+const smallOrgs = usual.orgs - usual.largeOrgs;
+const hugeMember = (j: number): string => idOf("user", hugeMemberOf(usual, j));
+/** Of the huge org's members, those behind the invited ones are added to small orgs, in parts of this size. */
+const batchSize = 100;
+const batches = Math.floor((usual.hugeMembers - usual.invitations) / batchSize);
+
+/**
+ * Deals things out: each small org in turn takes one that it has not had, and no two orgs that come after each
+ * other take the same. @throws Error when all have had all
+ */
+const dealt = (n: number, things: number): { org: number; thing: number } => {
+  const [place, turn] = [n % smallOrgs, Math.floor(n / smallOrgs)];
+  if (turn >= things) throw new Error(`there are no more than ${smallOrgs * things} such calls`);
+  return { org: usual.largeOrgs + place, thing: (place + turn) % things };
+};
+
+const invitationKey = tokenKey(tokenSecret, "invitation");
+
 export const operations: readonly Operation[] = [
   operation(
     UserService.method.getUser,
@@ -100,20 +130,47 @@ export const operations: readonly Operation[] = [
     },
     { echo: 650 / 170 },
   ),
+  {
+    ...operation(OrgService.method.listOrgMembers, (n) => ({
+      sender: hugeMember(1 + (n % callersOrgs)),
+      request: { orgId: idOf("org", usual.orgs), pageSize: 50, view: View.FULL },
+    })),
+    name: "ListOrgMembers100k",
+    against: { operation: "ListOrgMembers", calls: 1 },
+  },
   operation(TeamService.method.listTeams, (n) => {
     const org = small(n);
     return { sender: member(org, 1), request: { orgId: idOf("org", org) } };
   }),
   operation(OrgService.method.addOrgMember, (n) => {
     // Each small org in turn takes the user behind its last one.
-    const orgs = usual.orgs - usual.largeOrgs;
-    const org = usual.largeOrgs + (n % orgs);
-    const userId = member(org, usual.members + Math.floor(n / orgs));
+    const org = usual.largeOrgs + (n % smallOrgs);
+    const userId = member(org, usual.members + Math.floor(n / smallOrgs));
     return {
       sender: member(org, 0),
       request: { orgId: idOf("org", org), userId, role: "member" },
     };
   }),
+  operation(OrgService.method.acceptInvitation, (n) => {
+    const { org, thing } = dealt(n, usual.invitations);
+    const orgId = idOf("org", org);
+    const invitationId = idOf("invitation", org * usual.invitations + thing);
+    const token = tokenOf(invitationKey, orgId, invitationId, "0");
+    return { sender: hugeMember(thing), request: { orgId, invitationId, token } };
+  }),
+  {
+    ...operation(OrgService.method.batchAddOrgMembers, (n) => {
+      const { org, thing } = dealt(n, batches);
+      const first = usual.invitations + thing * batchSize;
+      const members = Array.from({ length: batchSize }, (_, i) => ({
+        userId: hugeMember(first + i),
+        role: "member",
+      }));
+      return { sender: member(org, 0), request: { orgId: idOf("org", org), members } };
+    }),
+    against: { operation: "AddOrgMember", calls: batchSize },
+    rosterOnly: true,
+  },
   operation(OrgService.method.createOrg, (n) => ({
     sender: undefined,
     request: {

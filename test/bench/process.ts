@@ -9,7 +9,7 @@ import type { Templates } from "./statements.ts";
 export interface SystemOptions {
   readonly urls: { readonly app: string; readonly directory: string };
   readonly poolSize: number;
-  /** By operation. */
+  /** By method. */
   readonly statements: Readonly<Record<string, Templates>>;
 }
 

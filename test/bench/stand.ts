@@ -14,6 +14,7 @@ import pino from "pino";
 import { startEmbedded } from "../../src/database/embedded.ts";
 import { type Provisioned, provision } from "../../src/database/provision.ts";
 import { startServer } from "../../src/main.ts";
+import { tokenSecret } from "./data.ts";
 import type { Counted, GivenCalls, LoadOptions, Run } from "./load.ts";
 import { bytesOf, type Operation, pathOf } from "./operations.ts";
 import {
@@ -28,7 +29,6 @@ import { type Templates, templatesOf } from "./statements.ts";
 
 const issuer = "roster-bench";
 const audience = "roster";
-const tokenSecret = "a secret of at least thirty-two characters";
 const poolSize = 10;
 /** Calls that are under way at once. */
 const callers = 16;
@@ -142,7 +142,7 @@ export class Stand {
     return { pid: child.pid as number, port: said.port };
   }
 
-  /** Learns what Roster sends to the database for each operation. */
+  /** Learns what Roster sends to the database for each operation, by its method. */
   async listen(operations: readonly Operation[]): Promise<Record<string, Templates>> {
     const server = await startServer({
       address: { host: "127.0.0.1", port: 0 },
@@ -163,10 +163,14 @@ export class Stand {
     const client = new grpc.Client(`127.0.0.1:${server.port}`, grpc.credentials.createInsecure());
     const templates: Record<string, Templates> = {};
     for (const operation of operations) {
-      templates[operation.name] = await templatesOf(operation, [3, 7], async (sender, request) => {
-        const token = await this.tokenOf(sender);
-        await callOnce(client, operation, request, token);
-      });
+      templates[operation.method.name] = await templatesOf(
+        operation,
+        [3, 7],
+        async (sender, request) => {
+          const token = await this.tokenOf(sender);
+          await callOnce(client, operation, request, token);
+        },
+      );
     }
     client.close();
     await server.stop();

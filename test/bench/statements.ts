@@ -26,6 +26,10 @@ export interface Template {
 /** The flushes of one call, each a list of statements up to a Sync. */
 export type Templates = readonly (readonly Template[])[];
 
+/** Whether a call enters as the role for what needs no membership in an org. */
+export const isOutsideOrgs = (templates: Templates): boolean =>
+  templates[0]?.some(({ text }) => /roster\.enter_(directory|invitation)\(/.test(text)) ?? false;
+
 /** One call as it was heard. */
 interface Heard {
   readonly sender: Sender;
@@ -68,13 +72,14 @@ const sourceOf = (
   [one, other]: readonly [Heard, Heard],
   freshIds: unknown[],
 ): Source => {
-  if (JSON.stringify(value) === JSON.stringify(otherValue)) return { constant: value };
   if (value === one.sender && otherValue === other.sender) return { sender: true };
   const path = pathsOf(one.request).find(
     (candidate) =>
       fieldAt(one.request, candidate) === value && fieldAt(other.request, candidate) === otherValue,
   );
+  // Also when it is the same in both calls: another operation of this method may ask for something else.
   if (path !== undefined) return { request: path };
+  if (JSON.stringify(value) === JSON.stringify(otherValue)) return { constant: value };
   if (typeof value === "string" && uuid.test(value)) {
     if (!freshIds.includes(value)) freshIds.push(value);
     return { fresh: freshIds.indexOf(value) };
