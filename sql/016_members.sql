@@ -69,6 +69,13 @@ begin
     end loop;
   end if;
 
+  -- A membership that ends is not made longer by whose it is.
+  if tg_op = 'UPDATE' and held <> '*' and old.user_id is not distinct from roster.current_actor()
+      and (new.expire_time is null or new.expire_time > old.expire_time) and old.expire_time is not null then
+    raise exception 'ROLE_NOT_GRANTABLE' using errcode = 'RS001',
+      detail = jsonb_build_object('role', old.role)::text;
+  end if;
+
   if tg_op = 'INSERT' or (tg_op = 'UPDATE' and new.role = 'owner' and new.state = 'ACTIVE'
       and (old.role <> 'owner' or old.state <> 'ACTIVE')) then
     select u.state into user_state from roster.users u

@@ -167,6 +167,8 @@ create function roster.answerable_invitation(invitation uuid, sent int, person u
 declare
   found_one roster.invitations;
 begin
+  -- Before the invitation, as every change of a membership holds it first.
+  perform from roster.orgs o where o.id = roster.current_org() for share;
   select i.* into found_one from roster.invitations i
   where i.org_id = roster.current_org() and i.id = invitation and i.resend_count = sent
     and (roster.current_actor() is null

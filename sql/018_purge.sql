@@ -212,7 +212,11 @@ begin
 
   -- An undelete holds the organisation as well. Teams go from the leaves up, their members first.
   select o.id into resource_id from roster.orgs o
-    where o.id = (select t.org_id from roster.teams t where t.purge_time <= due order by t.purge_time limit 1)
+    where o.id = (
+      select t.org_id from roster.teams t
+      where t.purge_time <= due and not exists (
+        select from roster.teams child where child.org_id = t.org_id and child.parent_team_id = t.id)
+      order by t.purge_time limit 1)
     for no key update skip locked;
   ids := array(
     select t.id from roster.teams t
@@ -270,7 +274,7 @@ create function roster.own_addresses(person uuid) returns text[]
       select unnest(roster.addresses_of(person))) a (address)
     where not exists (
       select from roster.users other
-      where other.email_key = a.address and other.id <> person and other.delete_time is null));
+      where other.email_key = a.address and other.id <> person));
 grant execute on function roster.own_addresses(uuid) to roster_gate;
 
 -- Blanks what the log holds about a person and says how many changes that were, and which invitations to them it tells
@@ -328,7 +332,7 @@ declare
   orgs constant uuid[] := array(select m.org_id from roster.org_members m where m.user_id = person);
   org uuid;
   there boolean;
-  addresses constant text[] := roster.own_addresses(person);
+  addresses text[];
   invitations text[];
 begin
   perform roster.demand_platform();
@@ -337,6 +341,8 @@ begin
   if exists (select from roster.org_members m where m.user_id = person and m.org_id <> all (orgs)) then
     raise exception 'became a member meanwhile' using errcode = 'serialization_failure';
   end if;
+  -- Nobody gives the person another address from here on.
+  addresses := roster.own_addresses(person);
   suspended := '{}';
   for org in
     select m.org_id from roster.org_members m

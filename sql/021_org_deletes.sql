@@ -2,8 +2,9 @@
 -- time was not seen by a delete without force, and a call that waited for the delete still wrote into the deleted
 -- organisation. And whoever accepted an invitation again was answered with a membership that had expired.
 
--- Goes ahead of every change of memberships and roles. Who adds one shares the organisation, who changes or takes
--- away one has it alone: so no role and no right changes between being judged and being written. The caller's
+-- Goes ahead of every change of memberships and roles, and of what invitations promise. Who adds one or invites shares
+-- the organisation, who changes or takes away one has it alone: so no role and no right changes between being judged
+-- and being written. The caller's
 -- rights were read on entering, and another change may have come first, or the organisation may be deleted; then the
 -- call starts over.
 create or replace function roster.hold_rights() returns trigger
@@ -18,7 +19,7 @@ begin
   -- A cascade, or the work of a trigger, belongs to a statement that came through here.
   if pg_trigger_depth() > 1 then
     return null;
-  elsif tg_op = 'INSERT' then
+  elsif tg_op = 'INSERT' or tg_table_name = 'invitations' then
     select o.delete_time is not null into gone from roster.orgs o where o.id = org for share;
   else
     select o.delete_time is not null into gone from roster.orgs o where o.id = org for no key update;
@@ -45,6 +46,9 @@ begin
   return null;
 end
 $$;
+
+create trigger invitations_hold_rights before insert or update on roster.invitations
+  for each statement execute function roster.hold_rights();
 
 -- Goes ahead of every team that comes, or comes back: it shares the organisation, and starts over when that was
 -- deleted since the caller entered.
@@ -73,7 +77,8 @@ revoke create on schema roster from roster_gate;
 -- Accepts an invitation for a person. Two who accept at once meet on its row, and the second finds what the
 -- first has made. A membership that is there already stays as it is: nobody's role or suspension is undone
 -- by an old promise. One that has expired is none: it gives way, and who accepts again does not get it back. What
--- the inviter may by now is not asked, hence the wider rights for these rows.
+-- the inviter may by now is not asked, hence the wider rights for these rows. But nobody comes in by an invitation that
+-- they made themselves.
 create or replace function roster.accept_invitation(
   invitation uuid, sent int, person uuid, out accepted roster.invitations, out member roster.org_members
 )
@@ -83,6 +88,9 @@ declare
   s text;
 begin
   accepted := roster.answerable_invitation(invitation, sent, person);
+  if accepted.inviter_id = person then
+    accepted.state := 'REVOKED';
+  end if;
   if accepted.state = 'PENDING' then
     s := set_config('roster.held_permissions', '*', true);
     insert into roster.org_members (org_id, user_id, role)

@@ -93,7 +93,7 @@ describe("UserService.EraseUser", () => {
     expect(await exportedTexts(ops, userId)).toEqual(texts);
     const own = word.toUpperCase();
     expect(texts.filter((text) => !text.toUpperCase().includes(own))).toEqual([]);
-    expect(texts).toHaveLength(9);
+    expect(texts).toHaveLength(8);
     expect(await tablesWith(harness.current, word)).toEqual([
       "roster.audit_changes",
       "roster.idempotency_keys",

@@ -1,6 +1,6 @@
 /** Plans of what a server asked, as PostgreSQL noted them after it had run them. */
 import pg from "pg";
-import { afterAll, expect } from "vitest";
+import { expect } from "vitest";
 
 /** A node of a plan as auto_explain writes it after the statement has run. */
 export interface Node {
@@ -21,7 +21,8 @@ export interface Node {
 export const plans: Node[] = [];
 /** The names under which statements were run since this was last emptied; `<unnamed>` for one that is not kept. */
 export const names: string[] = [];
-// What PostgreSQL notes on a connection of the server.
+// What PostgreSQL notes on a connection of the server. It stays so for other files of the worker, whose connections
+// note nothing.
 const { connect } = pg.Client.prototype;
 pg.Client.prototype.connect = function (this: pg.Client, ...callback: never) {
   this.on("notice", ({ message = "" }) => {
@@ -32,9 +33,6 @@ pg.Client.prototype.connect = function (this: pg.Client, ...callback: never) {
   });
   return connect.apply(this, callback);
 } as typeof connect;
-afterAll(() => {
-  pg.Client.prototype.connect = connect;
-});
 
 const explaining = {
   session_preload_libraries: "auto_explain",

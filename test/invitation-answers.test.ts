@@ -309,3 +309,22 @@ describe.each(Object.entries(answers))("OrgService.%s", (_name, send) => {
     }
   });
 });
+
+describe("Who invited themselves", () => {
+  test("FAILED_PRECONDITION INVITATION_REVOKED, so that no removed owner comes back by it", async () => {
+    const { ops } = harness.current;
+    const { orgId, owner, ownerId, memberId } = await harness.current.tenant();
+    const { user } = await ops.users.getUser({ userId: ownerId });
+    const { invitation, token } = await owner.orgs.createInvitation({
+      invitation: { orgId, email: user?.email ?? "", role: "owner" },
+    });
+    await ops.orgs.updateOrgMember({ member: { orgId, userId: memberId, role: "owner" } });
+    await ops.orgs.removeOrgMember({ orgId, userId: ownerId });
+    const answer = { orgId, invitationId: invitation?.id ?? "", token };
+    expect(await refusal(owner.orgs.acceptInvitation(answer))).toMatchObject({
+      code: "FailedPrecondition",
+      reason: "INVITATION_REVOKED",
+    });
+    expect((await refusal(owner.orgs.getOrg({ orgId }))).reason).toBe("ORG_NOT_ALLOWED");
+  });
+});

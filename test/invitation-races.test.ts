@@ -7,7 +7,7 @@ import { address } from "./made-user.ts";
 import { overlap } from "./overlap.ts";
 
 const harness = useHarness();
-const rounds = 20;
+const rounds = 8;
 
 let tenant: Tenant;
 let teamId: string;

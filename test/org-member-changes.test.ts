@@ -180,3 +180,24 @@ describe("OrgService.RemoveOrgMember", () => {
     }
   });
 });
+
+describe("A member whose membership ends", () => {
+  test("PERMISSION_DENIED to make it last longer by themselves; shorter they may", async () => {
+    const { ops } = harness.current;
+    const { orgId, adminId: userId, admin } = await harness.current.tenant();
+    const at = (minutes: number) => timestampFromMs(Date.now() + minutes * 60_000);
+    const update = (callers: typeof admin, expireTime: ReturnType<typeof at> | undefined) =>
+      callers.orgs.updateOrgMember({
+        member: { orgId, userId, ...(expireTime && { expireTime }) },
+        updateMask: { paths: ["expire_time"] },
+      });
+    await update(ops, at(10));
+    for (const longer of [at(20), undefined])
+      expect(await refusal(update(admin, longer))).toMatchObject({
+        code: "PermissionDenied",
+        reason: "ROLE_NOT_GRANTABLE",
+      });
+    expect((await update(admin, at(5))).member?.expireTime).toBeDefined();
+    expect((await update(ops, undefined)).member?.expireTime).toBeUndefined();
+  });
+});

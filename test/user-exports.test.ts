@@ -191,4 +191,16 @@ describe("UserService.ExportUser", () => {
     );
     expect(rows).toEqual([]);
   });
+
+  test("PERMISSION_DENIED to a credential that is pinned to one org, for it reaches beyond", async () => {
+    const { orgId, memberId: userId } = await harness.current.tenant();
+    const pinned = await harness.current.as(userId, { org: orgId });
+    const exporting = async () => {
+      for await (const _ of pinned.users.exportUser({ userId }));
+    };
+    expect(await refusal(exporting())).toMatchObject({
+      code: "PermissionDenied",
+      reason: "ORG_NOT_ALLOWED",
+    });
+  });
 });

@@ -1,8 +1,9 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { z } from "zod";
-import { unitOfWork } from "../context.ts";
+import { caller, unitOfWork } from "../context.ts";
 import { type Query, sql } from "../database/sql.ts";
+import { fail } from "../errors.ts";
 import type { ExportUserResponseSchema, UserService } from "../gen/roster/v1/user_service_pb.ts";
 import { bareEntryRow, changeRow, toBareEntry, toChange } from "./audit.ts";
 import { invitationColumns, invitationRow, toInvitation } from "./invitations.ts";
@@ -120,9 +121,11 @@ async function* itemsOf(userId: string, context: HandlerContext): AsyncGenerator
   const row = await unitOfWork(context).one(
     sql.type(fullUserRow)`
       select ${userColumns}, ${profileColumns} from roster.users u ${userJoin} ${profileJoin}
-      where u.id = ${userId}`,
+      where u.id = ${userId} and roster.kept(u.delete_time, u.purge_time, true)`,
     noUser(userId),
   );
+  // What is held about a person reaches beyond any one org.
+  if (caller(context).orgId !== undefined) throw fail("ORG_NOT_ALLOWED");
   yield { case: "user", value: toUser(row) };
   yield { case: "profile", value: toProfile(row) };
   for await (const profile of profilesOf(userId, context))

@@ -223,7 +223,7 @@ const acceptInvitation = aimedCalls("AcceptInvitation", {
   aim: aimAtAnswer,
   predict: (world, call) => {
     const { org, invitation } = answerable(world, call);
-    const state = stateOf(invitation);
+    const state = invitation.inviter === call.by ? "REVOKED" : stateOf(invitation);
     if (state !== "PENDING" && state !== "ACCEPTED") refuse(`INVITATION_${state}`);
     const former = org.members.get(call.by);
     const isMember = former && isLasting(former);
