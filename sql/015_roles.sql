@@ -3,9 +3,10 @@
 
 grant insert (org_id, name, title, permissions), update (title, permissions), delete on roster.roles to roster_app;
 
--- Goes ahead of every change of memberships and roles. Who adds one shares the organisation, who changes or takes
--- away one has it alone: so no role and no right changes between being judged and being written. The caller's
--- rights were read on entering, and another change may have come first; then the call starts over.
+-- Goes ahead of every change of memberships and roles, and of what invitations promise. Who adds one or invites shares
+-- the organisation, who changes or takes away one has it alone: so no role and no right changes between being judged
+-- and being written. The caller's rights were read on entering, and another change may have come first, or the
+-- organisation may be deleted; then the call starts over.
 create function roster.hold_rights() returns trigger
   language plpgsql security definer set search_path = ''
   as $$
@@ -13,14 +14,21 @@ declare
   org constant uuid := roster.current_org();
   actor constant uuid := roster.current_actor();
   held constant text := coalesce(current_setting('roster.held_permissions', true), '');
+  gone boolean;
 begin
   -- A cascade, or the work of a trigger, belongs to a statement that came through here.
   if pg_trigger_depth() > 1 then
     return null;
-  elsif tg_op = 'INSERT' then
-    perform from roster.orgs o where o.id = org for share;
+  elsif tg_op = 'INSERT' or tg_table_name = 'invitations' then
+    select o.delete_time is not null into gone from roster.orgs o where o.id = org for share;
   else
-    perform from roster.orgs o where o.id = org for no key update;
+    select o.delete_time is not null into gone from roster.orgs o where o.id = org for no key update;
+  end if;
+  -- What a deleted organisation had, a purge and an erasure take away.
+  if gone and not (tg_op = 'DELETE' and (
+      pg_has_role(session_user, 'roster_worker', 'member')
+      or pg_has_role(session_user, 'roster_directory', 'member'))) then
+    raise exception 'the organisation was deleted meanwhile' using errcode = 'serialization_failure';
   end if;
   -- The scope of a service does not change, and outside an organisation nobody has a role.
   if actor is null or pg_has_role(session_user, 'roster_directory', 'member') then

@@ -115,6 +115,10 @@ create trigger invitations_guard before insert or update on roster.invitations
   for each row when (new.state <> 'EXPIRED')
   execute function roster.guard_invitation();
 
+-- Who invites holds their rights until that is written, as who adds a member does.
+create trigger invitations_hold_rights before insert or update on roster.invitations
+  for each statement execute function roster.hold_rights();
+
 -- Opens the organisation that invites, to whoever answers: it judges the caller and no invitation, which the
 -- functions below demand before they change anything. For members' calls there is `enter`.
 --   reach          a service whose scope holds the permission
@@ -166,9 +170,12 @@ create function roster.answerable_invitation(invitation uuid, sent int, person u
   as $$
 declare
   found_one roster.invitations;
+  is_active boolean;
 begin
-  -- Before the invitation, as every change of a membership holds it first.
+  -- Organisation, user, invitation: the order in which an erasure comes by them.
   perform from roster.orgs o where o.id = roster.current_org() for share;
+  perform from roster.users u where u.id = person and u.delete_time is null and u.state = 'ACTIVE' for share;
+  is_active := found;
   select i.* into found_one from roster.invitations i
   where i.org_id = roster.current_org() and i.id = invitation and i.resend_count = sent
     and (roster.current_actor() is null
@@ -184,8 +191,9 @@ begin
     raise exception 'ORG_SUSPENDED' using errcode = 'RS001',
       detail = jsonb_build_object('org_id', found_one.org_id)::text;
   end if;
-  perform from roster.users u where u.id = person and u.delete_time is null and u.state = 'ACTIVE';
-  if not found then
+  if not is_active and person = roster.current_actor() then
+    raise exception 'CALLER_INACTIVE' using errcode = 'RS001';
+  elsif not is_active then
     raise exception 'USER_NOT_FOUND' using errcode = 'RS001',
       detail = jsonb_build_object('user_id', person)::text;
   end if;
@@ -208,7 +216,9 @@ $$;
 
 -- Accepts an invitation for a person. Two who accept at once meet on its row, and the second finds what the
 -- first has made. A membership that is there already stays as it is: nobody's role or suspension is undone
--- by an old promise. What the inviter may by now is not asked, hence the wider rights for these rows.
+-- by an old promise. One that has expired is none: it gives way, and who accepts again does not get it back. What
+-- the inviter may by now is not asked, hence the wider rights for these rows. But nobody comes in by an invitation that
+-- they made themselves.
 create function roster.accept_invitation(
   invitation uuid, sent int, person uuid, out accepted roster.invitations, out member roster.org_members
 )
@@ -218,6 +228,9 @@ declare
   s text;
 begin
   accepted := roster.answerable_invitation(invitation, sent, person);
+  if accepted.inviter_id = person then
+    accepted.state := 'REVOKED';
+  end if;
   if accepted.state = 'PENDING' then
     s := set_config('roster.held_permissions', '*', true);
     insert into roster.org_members (org_id, user_id, role)
@@ -235,7 +248,9 @@ begin
   elsif accepted.state <> 'ACCEPTED' then
     perform roster.refuse_invitation(accepted);
   end if;
-  select m.* into member from roster.org_members m where m.org_id = accepted.org_id and m.user_id = person;
+  select m.* into member from roster.org_members m
+    where m.org_id = accepted.org_id and m.user_id = person
+      and (m.expire_time is null or m.expire_time > now());
   if not found then
     perform roster.refuse_invitation(accepted);
   end if;
