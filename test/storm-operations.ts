@@ -213,7 +213,7 @@ export const operations = {
   },
   purgeOrg: {
     tide: "ebb",
-    share: 1,
+    share: 3,
     by: operator,
     send: async ({ orgs }, { orgId, requestId }, options) => {
       await orgs.purgeOrg({ orgId, requestId }, options);
