@@ -61,6 +61,8 @@ describe("README", () => {
     expect(stdout).toContain('"method": "roster.v1.TeamService/UpdateTeam"');
     expect(stdout).toContain('"description": "They bootstrap."');
     expect(stdout).not.toContain("They wait.");
+    expect(stdout).toContain('"title": "Press office"');
+    expect(stdout.match(/"token": "0\./g)).toHaveLength(2);
     expect(stdout).toContain("refused: ETAG_STALE");
     expect(stderr).toContain("the resource changed; its etag is now");
     expect(stdout).toContain("refused: ORG_NOT_ALLOWED");
