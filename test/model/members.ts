@@ -122,6 +122,9 @@ const updateOrgMember = calls("UpdateOrgMember", {
     const member = { ...former, ...call.change };
     demandGrantable(org, former.role, held);
     demandGrantable(org, member.role, held);
+    // Nobody makes their own membership last longer, unless they hold all.
+    if (held !== "*" && call.by === call.user && former.end === "later" && member.end === "never")
+      refuse("ROLE_NOT_GRANTABLE");
     if (isOwner(member) && !isOwner(former) && !isActive(userOf(world, call.user)))
       refuse("OWNER_INACTIVE");
     if (isOwner(former) && !isOwner(member)) demandOwner(world, call.org, org, call.user);
