@@ -31,7 +31,8 @@ const tally = new Map<string, number>();
 /** Runs sequences one after the other, and says how one failed. */
 const run = async (lane: number): Promise<string> => {
   const connections = Array.from({ length: 3 }, () => callersOf(harness.current.baseUrl, ""));
-  // Of calls at once every few hundred sequences find an order that the model does not foretell, which is to be looked into.
+  // Of calls at once, every few hundred sequences find an answer that the model does not foretell; those are for
+  // the long run.
   const commands = fc.commands(MODEL_SEQUENCES ? [...atOnce] : [...inTurns], {
     maxCommands: 18,
     size: "max",

@@ -43,7 +43,8 @@ const ordersOf = (places: readonly number[]): number[][] =>
 
 /**
  * Of calls at the same instant one may be refused by the rights with which it entered, or because its user goes at that
- * moment, although some order would let it pass: it has done nothing, and whoever asks again is answered by what is then.
+ * moment, although some order would let it pass: it has done nothing, and whoever asks again is answered by what is
+ * there then.
  */
 const isCautious = (answer: Answer | undefined): boolean =>
   isDeepStrictEqual(answer, { refused: "ROLE_NOT_GRANTABLE" }) ||
