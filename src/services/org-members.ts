@@ -49,7 +49,7 @@ export const toMember = (row: z.output<typeof memberRow>) => ({
 
 /**
  * A membership counts until it expires. From then on the org cannot see its user, so that a join with users leaves it
- * out; a page must leave it out before it is cut.
+ * out; a page must leave it out before it is cut, and a write that waited while it expired must see so.
  */
 export const isLasting = sql.fragment`(m.expire_time is null or m.expire_time > now())`;
 
@@ -214,7 +214,7 @@ export const orgMembers = {
           when ${changes.expire_time} then ${timeText(member.expireTime, "member.expire_time")}::timestamptz
           else expire_time end
       from roster.users u
-      where m.org_id = ${orgId(context)} and m.user_id = ${userId}
+      where m.org_id = ${orgId(context)} and m.user_id = ${userId} and ${isLasting}
         and u.id = m.user_id and u.delete_time is null
         and m.version = coalesce(${versionOf(member.etag, "member.etag")}::bigint, m.version)
       returning ${memberColumns}`);
@@ -227,7 +227,7 @@ export const orgMembers = {
     const row = await unitOfWork(context).maybeOne(sql.type(memberRow)`
       delete from roster.org_members m
       using roster.users u
-      where m.org_id = ${orgId(context)} and m.user_id = ${userId}
+      where m.org_id = ${orgId(context)} and m.user_id = ${userId} and ${isLasting}
         and u.id = m.user_id and u.delete_time is null
         and m.version = coalesce(${versionOf(given, "etag")}::bigint, m.version)
       returning ${memberColumns}`);
@@ -244,7 +244,7 @@ export const orgMembers = {
       sql.type(memberRow)`
         update roster.org_members m set role = 'owner', expire_time = null
         from roster.users u
-        where m.org_id = ${orgId(context)} and m.user_id = ${toUserId} and m.state = 'ACTIVE'
+        where m.org_id = ${orgId(context)} and m.user_id = ${toUserId} and m.state = 'ACTIVE' and ${isLasting}
           and u.id = m.user_id and u.delete_time is null
         returning ${memberColumns}`,
       noMember(toUserId),
