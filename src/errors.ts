@@ -143,6 +143,7 @@ const rules: Readonly<Record<Reason, Rule>> = {
     () => "this was done before, and its answer told of a person who was erased since",
   ),
   ORG_SUSPENDED: unmet(() => "the org is suspended"),
+  TEAM_CYCLE: unmet(() => "a team cannot lie under itself or a team below it"),
   TEAM_TOO_DEEP: unmet((m) => `teams nest at most ${m.depth} deep`),
   OWNER_INACTIVE: unmet(() => "an owner must be an active user with an active membership"),
   INVITATION_EXPIRED: unmet(() => "the invitation has expired"),

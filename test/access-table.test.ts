@@ -81,6 +81,7 @@ TeamService.GetTeam                 teams.get       – ●   ●   ● ●   �
 TeamService.BatchGetTeams           teams.get       ● ●   ●   ● ●   ●   ●     ●     .    ●   ●    –    x   x    ●
 TeamService.ListTeams               teams.get       ● ●   ●   ● ●   ●   ●     ●     .    ●   ●    –    x   x    ●
 TeamService.UpdateTeam              teams.update    – –   ●   – –   ●   ●     ●     .    ●   ●    –    x   x    ●
+TeamService.MoveTeam                teams.delete    – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●
 TeamService.DeleteTeam              teams.delete    – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●
 TeamService.UndeleteTeam            teams.delete    – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●
 TeamService.AddTeamMember           teams.update    – –   ●   – –   ●   ●     ●     .    ●   ●    –    x   x    ●

@@ -30,9 +30,10 @@ const load = (orgId: string, crewId: string, busyId: string, guestId: string): s
   insert into roster.org_members (org_id, user_id)
     select md5('org' || n)::uuid, '${guestId}' from generate_series(1, 2000) n;
   insert into roster.roles (org_id, name) select org_id, 'role-' || n from people;
-  insert into roster.teams (org_id, id, name, visibility)
-    select org_id, md5('team' || n)::uuid, 'Team ' || n, case n % 50 when 0 then 'SECRET' else 'VISIBLE' end
-    from people where n <= 5000 or n > 24000;
+  insert into roster.teams (org_id, id, name, path, visibility, secrets)
+    select org_id, id, 'Team ' || n, array[id],
+      case n % 50 when 0 then 'SECRET' else 'VISIBLE' end, case n % 50 when 0 then array[id] else '{}' end
+    from (select org_id, md5('team' || n)::uuid as id, n from people) t where n <= 5000 or n > 24000;
   insert into roster.team_members (org_id, team_id, user_id)
     select org_id, '${crewId}', id from people where n <= 5000
     union all

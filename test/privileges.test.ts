@@ -214,7 +214,9 @@ lint(
       // The log is written by the audit role alone, at the gate's word.
       "addresses_of to roster_gate",
       "forget to roster_gate",
+      "hidden_teams to roster_app",
       "judge_new_members to roster_app",
+      "known_teams to roster_app",
       "lock_org to roster_app",
       "lock_owned_orgs to roster_directory",
       "make_partitions to roster_worker",
@@ -230,7 +232,7 @@ lint(
       "store_response to roster_directory",
       "stored_response to roster_app",
       "stored_response to roster_directory",
-      "team_role to roster_app",
+      "teams_of to roster_app",
     ],
     query(`
       select format('%s to %s', f.name, ${grantee}) as finding

@@ -39,8 +39,8 @@ const load = (orgId: string): string => `
     select m.org_id, m.user_id, u.name_key, u.email_key
     from roster.org_members m join roster.users u on u.id = m.user_id
     on conflict do nothing;
-  insert into roster.teams (org_id, id, name)
-    select '${orgId}', md5('team' || n)::uuid, initcap(${letters("'team' || n")})
+  insert into roster.teams (org_id, id, path, name)
+    select '${orgId}', md5('team' || n)::uuid, array[md5('team' || n)::uuid], initcap(${letters("'team' || n")})
     from generate_series(1, ${teamCount}) n;
   commit;
   analyze`;

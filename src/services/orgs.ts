@@ -173,7 +173,8 @@ export const orgs = {
     const isAsked = sql.fragment`o.id = ${id} and roster.kept(o.delete_time, o.purge_time, true)`;
     if (view === View.FULL) {
       const query = sql.type(countedRow)`
-        select ${orgColumns}, c.members - roster.expired_members() as org_members, c.teams as org_teams
+        select ${orgColumns}, c.members - roster.expired_members() as org_members,
+          c.teams - roster.hidden_teams() as org_teams
         from roster.orgs o join roster.org_counts c on c.org_id = o.id where ${isAsked}`;
       const row = await unit.one(query, noOrg(id));
       return { org: { ...toOrg(row), memberCount: row.org_members, teamCount: row.org_teams } };

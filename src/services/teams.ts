@@ -3,7 +3,7 @@ import { v7 as uuid } from "uuid";
 import { z } from "zod";
 import { orgId, settings, unitOfWork } from "../context.ts";
 import { etag, instant, labels, maybeInstant, maybeText, sql } from "../database/sql.ts";
-import { fail } from "../errors.ts";
+import { fail, fieldCalled } from "../errors.ts";
 import { TeamSchema, TeamVisibility } from "../gen/roster/v1/team_pb.ts";
 import type { TeamService } from "../gen/roster/v1/team_service_pb.ts";
 import { foldedText, id, labelsIn, oneOf, text, time } from "./conditions.ts";
@@ -105,6 +105,7 @@ type Teams = Pick<
   | "batchGetTeams"
   | "listTeams"
   | "updateTeam"
+  | "moveTeam"
   | "deleteTeam"
   | "undeleteTeam"
 >;
@@ -187,19 +188,35 @@ export const teams = {
     ]);
     if (changes.name) required(team.name, "team.name");
     const label = labelChange(team.labels, changes.labels);
+    // Named only when it changes: the name alone makes a trigger hold the whole tree.
+    const visibility = changes.visibility
+      ? sql.fragment`, visibility = ${visibilityText(team.visibility)}`
+      : sql.fragment``;
     const row = await unitOfWork(context).maybeOne(sql.type(teamRow)`
       update roster.teams t set
         name = case when ${changes.name} then ${nfc(team.name)} else name end,
         type = case when ${changes.type} then ${team.type || "team"} else type end,
         description = case when ${changes.description} then ${nfc(team.description)} else description end,
-        visibility = case when ${changes.visibility} then ${visibilityText(team.visibility)} else visibility end,
         labels = (case when ${label.clear} then '{}' else labels end || ${label.set}::jsonb)
           - ${sql.array(label.remove, "text")}
+        ${visibility}
       where t.org_id = ${orgId(context)} and t.id = ${teamId} and t.delete_time is null
         and t.version = coalesce(${versionOf(team.etag, "team.etag")}::bigint, t.version)
       returning ${teamColumns}`);
     if (!row) throw stale(team.etag, (await versionNow(context, teamId)).version);
     checkLabelCount(row.team_labels, "team.labels");
+    return { team: toTeam(row) };
+  },
+
+  async moveTeam({ teamId, parentTeamId, etag: given }, context) {
+    // That the parent is live, not below the team and not too deep, a trigger demands; the subtree follows by another.
+    const moved = unitOfWork(context).maybeOne(sql.type(teamRow)`
+      update roster.teams t set parent_team_id = ${orNull(parentTeamId)}
+      where t.org_id = ${orgId(context)} and t.id = ${teamId} and t.delete_time is null
+        and t.version = coalesce(${versionOf(given, "etag")}::bigint, t.version)
+      returning ${teamColumns}`);
+    const row = await moved.catch(fieldCalled(() => "parent_team_id"));
+    if (!row) throw stale(given, (await versionNow(context, teamId)).version);
     return { team: toTeam(row) };
   },
 

@@ -90,8 +90,8 @@ export const members = (ofOrgs: Range, count: number, user: string): string =>
 
 /** Writes teams of each org. `number` is that of team `t` of org `o`, in SQL. */
 export const teams = (ofOrgs: Range, count: number, number: string): string =>
-  `insert into roster.teams (org_id, id, name)
-   select ${idSql("org", "o")}, ${idSql("team", number)}, 'Team ' || t
+  `insert into roster.teams (org_id, id, path, name)
+   select ${idSql("org", "o")}, ${idSql("team", number)}, array[${idSql("team", number)}], 'Team ' || t
    from ${numbers(ofOrgs, "o")} cross join ${numbers([0, count], "t")}`;
 
 /** Writes pending invitations of each org. `user` is the number of whom invitation `i` of org `o` is for, in SQL. */

@@ -25,6 +25,13 @@ export const teamSamples: Samples = {
     request: ({ orgId, teamId: id }) => ({ team: { orgId, id, type: `t${Date.now()}` } }),
     ignored: ["team.parent_team_id"],
   },
+  "TeamService.MoveTeam": {
+    by: "owner",
+    request: async ({ orgId, teamId: parentTeamId, owner }) => {
+      const { id: teamId } = await makeTeam(owner, { orgId, name: randomUUID() });
+      return { orgId, teamId, parentTeamId };
+    },
+  },
   "TeamService.DeleteTeam": {
     by: "owner",
     request: async ({ orgId, teamId: parentTeamId, owner }) => {
