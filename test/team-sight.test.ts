@@ -3,6 +3,7 @@ import { describe, expect, test } from "vitest";
 import { TeamRole } from "../src/gen/roster/v1/team_member_pb.ts";
 import { TeamVisibility } from "../src/gen/roster/v1/team_pb.ts";
 import { type Callers, refusal, useHarness } from "./harness.ts";
+import { makeHolder, makeRole } from "./made-role.ts";
 import { makeTeam, tenantWithTeam } from "./made-team.ts";
 import { told } from "./samples.ts";
 
@@ -91,6 +92,18 @@ describe("A secret team", () => {
       const ask = { orgId, teamId: moles.id, userId: insider.userId };
       expect((await teams.getTeamMember(ask)).member?.role).toBe(MEMBER);
     }
+  });
+
+  test("is no parent for who does not see it", async () => {
+    const { orgId, owner, moles } = await world();
+    await makeRole(owner, orgId, "builder", "org.get", "teams.get", "teams.create");
+    const builder = await makeHolder(harness.current, orgId, "builder");
+    const below = (parentTeamId: string) =>
+      refusal(makeTeam(builder, { orgId, parentTeamId, name: "Below" }));
+    const random = randomUUID();
+    const hidden = await below(moles.id);
+    expect(hidden).toMatchObject(notFound);
+    expect(told(hidden, moles.id)).toBe(told(await below(random), random));
   });
 
   test("is gone from sight with the role, and with a change of visibility", async () => {

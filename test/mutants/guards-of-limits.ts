@@ -39,13 +39,6 @@ export const limits: readonly Guard[] = [
     "limits",
     "as many of a batch as there is room for",
   ),
-  inRoutine("guard_team_parent")(
-    "depth",
-    "levels > allowed",
-    "false",
-    "limits",
-    "for a team deeper than the org's teams may nest",
-  ),
   sql(
     "what is sent again needs room anew",
     "drop trigger invitations_count_renewed on roster.invitations",

@@ -96,12 +96,6 @@ const wall: readonly Guard[] = [
     "wall",
     "as it is granted > is not read",
   ),
-  sql(
-    "secret teams",
-    "alter policy teams_sight on roster.teams using (true)",
-    "team-sight",
-    "does not exist for members",
-  ),
 ];
 
 /** What a user sees and changes outside any org. */

@@ -109,20 +109,6 @@ export const requests: readonly Guard[] = [
     "streams",
     "a statement for each page",
   ),
-  inRoutine("guard_team_parent")(
-    "a parent is live",
-    "and t.id = new.parent_team_id and t.delete_time is null",
-    "and t.id = new.parent_team_id",
-    "teams",
-    "NOT_FOUND under a parent that is deleted",
-  ),
-  inRoutine("guard_team_parent")(
-    "a parent is held",
-    "for share",
-    "",
-    "team-changes",
-    "TeamService.CreateTeam beside TeamService.DeleteTeam",
-  ),
   inRoutine("lock_org")(
     "teams are held",
     "for no key update",

@@ -1,0 +1,41 @@
+-- Who changes a team or its members by a role in the team still has that role when it is written. The role was read on
+-- entering, and the team may have been moved, or the role taken away, while this change waited.
+
+-- Goes ahead of each such row. Argument: the permission that makes a role in the team needless. When the role is gone,
+-- the call starts over.
+create function roster.hold_team_rights() returns trigger
+  language plpgsql security definer set search_path = ''
+  as $$
+declare
+  actor constant uuid := roster.current_actor();
+  held constant text := coalesce(current_setting('roster.held_permissions', true), '');
+  way uuid[];
+begin
+  -- Services have no role, everyone may leave, and a cascade belongs to a statement that was judged.
+  if actor is null or held = '*' or tg_argv[0] = any (string_to_array(held, ' ')) or pg_trigger_depth() > 1 then
+    null;
+  elsif tg_table_name = 'teams' then
+    way := case tg_op when 'INSERT' then new.path else old.path end;
+  elsif not (tg_op = 'DELETE' and old.user_id = actor) then
+    select t.path into way from roster.teams t
+      where t.org_id = roster.current_org()
+        and t.id = case tg_op when 'DELETE' then old.team_id else new.team_id end;
+  end if;
+  if way is not null and not way && roster.teams_of(actor, 'MAINTAINER') then
+    raise exception 'the caller''s role in the team changed meanwhile' using errcode = 'serialization_failure';
+  end if;
+  return case when tg_op = 'DELETE' then old else new end;
+end
+$$;
+
+-- Behind teams_place, which says where a new team lies.
+create trigger teams_rights before insert on roster.teams
+  for each row execute function roster.hold_team_rights('teams.create');
+create trigger teams_rights_again before update of name on roster.teams
+  for each row execute function roster.hold_team_rights('teams.update');
+create trigger team_members_rights before insert or update or delete on roster.team_members
+  for each row execute function roster.hold_team_rights('teams.update');
+
+grant create on schema roster to roster_gate;
+alter function roster.hold_team_rights() owner to roster_gate;
+revoke create on schema roster from roster_gate;

@@ -1,0 +1,64 @@
+import { describe, expect, test } from "vitest";
+import { TeamRole } from "../src/gen/roster/v1/team_member_pb.ts";
+import { refusal, useHarness } from "./harness.ts";
+import { makeTeam, tenantWithTeam } from "./made-team.ts";
+import { overlap } from "./overlap.ts";
+
+const harness = useHarness();
+
+const { MEMBER, MAINTAINER } = TeamRole;
+
+/** The team Crew with Den below it and a maintainer, and Fans beside it. */
+const world = async () => {
+  const tenant = await tenantWithTeam(harness.current);
+  const { orgId, owner, team: crew } = tenant;
+  const den = await makeTeam(owner, { orgId, name: "Den", parentTeamId: crew.id });
+  const fans = await makeTeam(owner, { orgId, name: "Fans" });
+  const userId = await harness.current.user();
+  await harness.current.ops.orgs.addOrgMember({ orgId, userId });
+  const lead = { orgId, teamId: crew.id, userId };
+  await owner.teams.addTeamMember({ ...lead, role: MAINTAINER });
+  const { teams } = await harness.current.as(userId);
+  return { ...tenant, crew, den, fans, lead, teams };
+};
+
+/** Why the second of two overlapping calls was refused; undefined when it was not. */
+const secondOf = async (
+  first: () => Promise<unknown>,
+  second: () => Promise<unknown>,
+): Promise<string | undefined> => {
+  const [one, two] = await overlap(harness.current, first, second);
+  expect(one?.status).toBe("fulfilled");
+  if (two?.status !== "rejected") return undefined;
+  return (await refusal(Promise.reject(two.reason))).reason;
+};
+
+describe("A maintainer who is one no longer when their change comes to be written", () => {
+  test("does not take the role back", async () => {
+    const { owner, lead, teams } = await world();
+    const demoted = () => owner.teams.updateTeamMember({ member: { ...lead, role: MEMBER } });
+    const back = () => teams.updateTeamMember({ member: { ...lead, role: MAINTAINER } });
+    expect(await secondOf(demoted, back)).toBe("PERMISSION_MISSING");
+    expect((await owner.teams.getTeamMember(lead)).member?.role).toBe(MEMBER);
+  });
+
+  test("changes no team that was moved away from theirs, and makes none under it", async () => {
+    for (const change of ["update", "create"]) {
+      const { orgId, owner, den, fans, teams } = await world();
+      const moved = () => owner.teams.moveTeam({ orgId, teamId: den.id, parentTeamId: fans.id });
+      const calls: Record<string, () => Promise<unknown>> = {
+        update: () => teams.updateTeam({ team: { orgId, id: den.id, description: "Ours" } }),
+        create: () => teams.createTeam({ team: { orgId, parentTeamId: den.id, name: "Below" } }),
+      };
+      expect(await secondOf(moved, calls[change] ?? expect.fail(change)), change).toBe(
+        "PERMISSION_MISSING",
+      );
+    }
+  });
+
+  test("still leaves", async () => {
+    const { owner, lead, teams } = await world();
+    const demoted = () => owner.teams.updateTeamMember({ member: { ...lead, role: MEMBER } });
+    expect(await secondOf(demoted, () => teams.removeTeamMember(lead))).toBeUndefined();
+  });
+});
