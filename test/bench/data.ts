@@ -39,6 +39,8 @@ export interface Size {
   readonly teams: number;
   /** Members of one org more, behind the others. They are users of its own, behind the others too. */
   readonly hugeMembers: number;
+  /** Teams of the huge org, in a tree. */
+  readonly hugeTeams: number;
   /** Pending invitations of each org that is neither large nor huge, for the huge one's first members. */
   readonly invitations: number;
 }
@@ -55,6 +57,7 @@ export const usual: Size = {
   largeMembers: 1_000,
   teams: 20,
   hugeMembers: 100_000,
+  hugeTeams: 10_000,
   invitations: 100,
 };
 
@@ -93,6 +96,24 @@ export const teams = (ofOrgs: Range, count: number, number: string): string =>
   `insert into roster.teams (org_id, id, path, name)
    select ${idSql("org", "o")}, ${idSql("team", number)}, array[${idSql("team", number)}], 'Team ' || t
    from ${numbers(ofOrgs, "o")} cross join ${numbers([0, count], "t")}`;
+
+/** The number of a team of the huge org: 0 is the top, and below each team are ten, as long as there are more. */
+export const hugeTeamOf = (size: Size, t: number): number => size.orgs * size.teams + t;
+
+/** Writes the teams of the huge org, and ten of its members into each. */
+const tree = ({ orgs, teams, users, hugeMembers, hugeTeams }: Size): string[] => [
+  `with recursive tree (t, path) as (
+     select 0, array[${idSql("team", `${orgs * teams}`)}]
+     union all
+     select c, path || ${idSql("team", `${orgs * teams} + c`)}
+     from tree cross join generate_series(t * 10 + 1, least(t * 10 + 10, ${hugeTeams} - 1)) c)
+   insert into roster.teams (org_id, id, parent_team_id, path, name)
+   select ${idSql("org", `${orgs}`)}, path[cardinality(path)], path[cardinality(path) - 1], path, 'Team ' || t from tree`,
+  `insert into roster.team_members (org_id, team_id, user_id)
+   select ${idSql("org", `${orgs}`)}, ${idSql("team", `${orgs * teams} + t`)},
+     ${idSql("user", `${users} + (t * 10 + j) % ${hugeMembers}`)}
+   from ${numbers([0, hugeTeams], "t")} cross join ${numbers([0, 10], "j")}`,
+];
 
 /** Writes pending invitations of each org. `user` is the number of whom invitation `i` of org `o` is for, in SQL. */
 const invitations = (ofOrgs: Range, count: number, owner: string, user: string): string =>
@@ -143,6 +164,7 @@ export const load = (admin: pg.Client, size: Size): Promise<void> => {
     members(small, size.members, member("j")),
     members([size.orgs, size.orgs + 1], size.hugeMembers, `${size.users} + j`),
     teams([0, size.orgs], size.teams, `o * ${size.teams} + t`),
+    ...tree(size),
     invitations(small, size.invitations, member("0"), `(${size.users} + i)`),
   ]);
 };
