@@ -18,17 +18,23 @@ const verdictRow = z.object({
   role_fault: z.enum(["ROLE_UNKNOWN", "ROLE_NOT_GRANTABLE"]).nullable(),
   user_is_active: z.boolean(),
   is_member: z.boolean(),
+  is_over: z.boolean(),
   room: z.number(),
   allowed: z.number(),
 });
 type Verdict = z.output<typeof verdictRow>;
 
-/** What adding each alone would meet, and how many there is room for. Their roles and users stay as they are. */
+/**
+ * What adding each alone would meet, whether their membership is over from the first, and how many there is room for.
+ * Their roles and users stay as they are.
+ */
 const judge = (context: HandlerContext, items: readonly Item[]) => {
   const people = items.map(({ userId }) => userId);
   const roles = items.map(({ role }) => role);
+  const ends = items.map(({ expireTime }) => expireTime);
   return unitOfWork(context).many(sql.type(verdictRow)`
-    select role_fault, user_is_active, is_member, room, allowed
+    select role_fault, user_is_active, is_member, room, allowed,
+      coalesce((${sql.array(ends, "timestamptz")})[place::int] <= now(), false) as is_over
     from roster.judge_new_members(${sql.array(people, "uuid")}, ${sql.array(roles, "text")}) with ordinality
       v (role_fault, user_is_active, is_member, place)
     cross join roster.room_for('members')
@@ -81,15 +87,17 @@ export const orgMemberBatches = {
     });
     const verdicts = await judge(context, items);
     const addable = new Map<string, Item>();
+    let lasting = 0;
     const refusals = items.map((item, place) => {
       const verdict = verdicts[place] as Verdict;
       const refusal = refusalOf(item, verdict);
       if (refusal || addable.has(item.userId)) return refusal;
-      if (addable.size >= verdict.room) {
+      if (lasting + (verdict.is_over ? 0 : 1) > verdict.room) {
         const value = `${verdict.allowed}`;
         return refused("ORG_LIMIT_REACHED", { org_id: orgId(context), limit: "members", value });
       }
       addable.set(item.userId, item);
+      if (!verdict.is_over) lasting++;
       return undefined;
     });
     const rows = addable.size > 0 ? await insert(context, [...addable.values()]) : [];
