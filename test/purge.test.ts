@@ -171,6 +171,7 @@ describe("What is past its purge time", () => {
       () => ops.users.getUser({ userId }),
       () => ops.users.undeleteUser({ userId }),
       () => ops.users.purgeUser({ userId }),
+      () => ops.users.exportUser({ userId })[Symbol.asyncIterator]().next(),
       () => ops.orgs.getOrg({ orgId }),
       () => ops.orgs.undeleteOrg({ orgId }),
       () => ops.orgs.purgeOrg({ orgId }),
@@ -232,6 +233,23 @@ describe("The background purge", () => {
     const steps = (await purged()).filter(({ resourceId }) => resourceId === orgId);
     expect(steps.at(-1)).toMatchObject({ resourceType: "org", items: 1 });
     expect(await rowsOfOrg(orgId)).toEqual({});
+  });
+
+  test("takes teams from the leaves up, however few rows go at a time", async () => {
+    const { admin } = harness.current;
+    const { orgId: goneId } = await deletedTenant();
+    await due("orgs", goneId);
+    const { orgId, owner } = await settle(harness.current);
+    const ids: string[] = [];
+    for (const name of ["Top", "In", "Further in", "Innermost"])
+      ids.push((await makeTeam(owner, { orgId, name, parentTeamId: ids.at(-1) ?? "" })).id);
+    await owner.teams.deleteTeam({ orgId, teamId: ids[0] ?? "", force: true });
+    for (const id of ids) await due("teams", id);
+    let rowCount: number | null = 1;
+    while (rowCount)
+      ({ rowCount } = await admin.query("select from roster.purge(1, $1)", [randomUUID()]));
+    expect(await rowsOfOrg(goneId)).toEqual({});
+    expect(await rowsOfOrg(orgId)).toMatchObject({ teams: 2 });
   });
 
   test("is done once when two processes are at it", async () => {
