@@ -9,7 +9,7 @@ import { refusal, useHarness } from "./harness.ts";
 import { expire } from "./made-invitation.ts";
 import { makeTeam } from "./made-team.ts";
 import { address } from "./made-user.ts";
-import { cutIn } from "./overlap.ts";
+import { cutIn, overlap } from "./overlap.ts";
 import { ownedOrg } from "./owned-org.ts";
 import { asAdmin } from "./sessions.ts";
 
@@ -63,6 +63,12 @@ const race = async (calls: readonly Promise<unknown>[]) => {
     reasons: [...new Set(reasons.map(({ reason }) => reason))],
   };
 };
+
+/** What a batch made of each. */
+const casesOf = (outcome: PromiseSettledResult<unknown> | undefined) =>
+  outcome?.status === "fulfilled"
+    ? (outcome.value as BatchAddOrgMembersResponse).results.map(({ result }) => result.case)
+    : outcome?.reason;
 
 const reached = (orgId: string, limit: string, value: number) => ({
   code: "ResourceExhausted",
@@ -352,11 +358,6 @@ describe("A limit", () => {
 });
 
 describe("A batch that finds less room than there was when it began", () => {
-  const casesOf = (outcome: PromiseSettledResult<unknown> | undefined) =>
-    outcome?.status === "fulfilled"
-      ? (outcome.value as BatchAddOrgMembersResponse).results.map(({ result }) => result.case)
-      : outcome?.reason;
-
   test("makes as many members or invitations as there is room for by then", async () => {
     const orgId = await limited({ members: 3, pendingInvitations: 2 });
     const { orgs } = harness.current.ops;
@@ -378,6 +379,21 @@ describe("A batch that finds less room than there was when it began", () => {
       [orgId, address()],
     );
     expect(casesOf(invited)).toEqual(["invitation", "error"]);
+  });
+});
+
+describe("A batch that waits while a member goes", () => {
+  test("fills the room that they leave", async () => {
+    const [userId = "", next = ""] = await users(2);
+    const orgId = await limited({ members: 2 });
+    await add(orgId, userId);
+    const { orgs } = harness.current.ops;
+    const [, added] = await overlap(
+      harness.current,
+      () => orgs.removeOrgMember({ orgId, userId }),
+      () => orgs.batchAddOrgMembers({ orgId, members: [{ userId: next }] }),
+    );
+    expect(casesOf(added)).toEqual(["member"]);
   });
 });
 

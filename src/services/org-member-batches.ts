@@ -73,6 +73,27 @@ const refusalOf = (item: Item, verdict: Verdict) => {
   return verdict.is_member ? exists(item) : undefined;
 };
 
+/** Who can be added, by id, and why each of the others cannot; and whether there is no room for all. */
+const sortOut = (org: string, items: readonly Item[], verdicts: readonly Verdict[]) => {
+  const addable = new Map<string, Item>();
+  let lasting = 0;
+  let isFull = false;
+  const refusals = items.map((item, place) => {
+    const verdict = verdicts[place] as Verdict;
+    const refusal = refusalOf(item, verdict);
+    if (refusal || addable.has(item.userId)) return refusal;
+    if (lasting + (verdict.is_over ? 0 : 1) > verdict.room) {
+      isFull = true;
+      const told = { org_id: org, limit: "members", value: `${verdict.allowed}` };
+      return refused("ORG_LIMIT_REACHED", told);
+    }
+    addable.set(item.userId, item);
+    if (!verdict.is_over) lasting++;
+    return undefined;
+  });
+  return { addable, refusals, isFull };
+};
+
 /** Adding many members at once, an RPC of OrgService. */
 export const orgMemberBatches = {
   async batchAddOrgMembers(request, context) {
@@ -85,21 +106,10 @@ export const orgMemberBatches = {
         path,
       };
     });
-    const verdicts = await judge(context, items);
-    const addable = new Map<string, Item>();
-    let lasting = 0;
-    const refusals = items.map((item, place) => {
-      const verdict = verdicts[place] as Verdict;
-      const refusal = refusalOf(item, verdict);
-      if (refusal || addable.has(item.userId)) return refusal;
-      if (lasting + (verdict.is_over ? 0 : 1) > verdict.room) {
-        const value = `${verdict.allowed}`;
-        return refused("ORG_LIMIT_REACHED", { org_id: orgId(context), limit: "members", value });
-      }
-      addable.set(item.userId, item);
-      if (!verdict.is_over) lasting++;
-      return undefined;
-    });
+    let sorted = sortOut(orgId(context), items, await judge(context, items));
+    // While that waited, others may have gone. Now that it has what it waited for, none can.
+    if (sorted.isFull) sorted = sortOut(orgId(context), items, await judge(context, items));
+    const { addable, refusals } = sorted;
     const rows = addable.size > 0 ? await insert(context, [...addable.values()]) : [];
     const added = new Map(rows.map((row) => [addable.get(row.member_user_id), row]));
     return {
