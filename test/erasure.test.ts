@@ -5,6 +5,8 @@ import { AuditOutcome, ChangeKind } from "../src/gen/roster/v1/audit_pb.ts";
 import { OrgState } from "../src/gen/roster/v1/org_pb.ts";
 import { ExportUserResponseSchema } from "../src/gen/roster/v1/user_service_pb.ts";
 import { type Callers, type Harness, refusal, useHarness } from "./harness.ts";
+import { address } from "./made-user.ts";
+import { overlap } from "./overlap.ts";
 import { activeOwners, ownedOrg } from "./owned-org.ts";
 import { enterDirectory, settle, useConnections, within } from "./sessions.ts";
 
@@ -144,6 +146,20 @@ describe("UserService.EraseUser", () => {
     expect(await told()).toEqual(before);
     expect(await tablesWith(harness.current, other.word)).toHaveLength(6);
     expect((await harness.current.ops.users.createUser(other.again)).user?.id).toBe(other.userId);
+  });
+
+  test("knows the address that the person was given at the same instant", async () => {
+    const { ops } = harness.current;
+    const { orgId, owner, outsiderId: userId } = await harness.current.tenant();
+    const email = address();
+    await owner.orgs.createInvitation({ invitation: { orgId, email } });
+    const both = await overlap(
+      harness.current,
+      () => ops.users.updateUser({ user: { id: userId, email } }),
+      () => ops.users.eraseUser({ userId }),
+    );
+    expect(both.map(({ status }) => status)).toEqual(["fulfilled", "fulfilled"]);
+    expect(await tablesWith(harness.current, email)).toEqual([]);
   });
 
   test("leaves invitations to an address that somebody else has by now", async () => {

@@ -129,6 +129,20 @@ describe("Who accepts an invitation at the same instant", () => {
     }
   });
 
+  test("as they are suspended is refused as someone inactive, and so is who declines", async () => {
+    for (const answer of ["acceptInvitation", "declineInvitation"] as const) {
+      const invited = await inviting();
+      const { userId, user } = invited;
+      const outcomes = await overlap(
+        harness.current,
+        () => harness.current.ops.users.suspendUser({ userId }),
+        () => user.orgs[answer](invited.answer),
+      );
+      expect(await Promise.all(outcomes.map(outcomeOf))).toEqual(["done", "CALLER_INACTIVE"]);
+      expect(await rolesOf(invited)).toEqual([]);
+    }
+  });
+
   test("as they are deleted is refused or gone, and nobody is told to retry", async () => {
     for (let round = 0; round < rounds; round++) {
       const invited = await inviting();
@@ -149,6 +163,23 @@ describe("Whoever invites at the same instant", () => {
     const filter = `email = "${email}" AND state = PENDING`;
     return (await owner.orgs.listInvitations({ orgId, filter })).invitations.length;
   };
+
+  test("does nothing once they have lost their rights", async () => {
+    for (const act of ["create", "resend", "revoke"] as const) {
+      const { orgId, owner, admin, adminId: userId } = await harness.current.tenant();
+      const { invitation } = await invite(owner, orgId);
+      const named = { orgId, invitationId: invitation.id };
+      const acts = {
+        create: () => invite(admin, orgId),
+        resend: () => admin.orgs.resendInvitation(named),
+        revoke: () => admin.orgs.revokeInvitation(named),
+      };
+      const demote = () => owner.orgs.updateOrgMember({ member: { orgId, userId, role: "guest" } });
+      const outcomes = await overlap(harness.current, demote, acts[act]);
+      const told = await Promise.all(outcomes.map(outcomeOf));
+      expect(told, act).toEqual(["done", "PERMISSION_MISSING"]);
+    }
+  });
 
   test("makes one invitation to an address, be it new or one whose time is over", async () => {
     const { orgId, owner } = tenant;

@@ -3,10 +3,13 @@ import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { Code } from "@connectrpc/connect";
 import { describe, expect, test } from "vitest";
 import { QuotaFailureSchema } from "../src/gen/google/rpc/error_details_pb.ts";
+import type { BatchAddOrgMembersResponse } from "../src/gen/roster/v1/org_service_pb.ts";
 import { View } from "../src/gen/roster/v1/view_pb.ts";
 import { refusal, useHarness } from "./harness.ts";
 import { expire } from "./made-invitation.ts";
 import { makeTeam } from "./made-team.ts";
+import { address } from "./made-user.ts";
+import { cutIn, overlap } from "./overlap.ts";
 import { ownedOrg } from "./owned-org.ts";
 import { asAdmin } from "./sessions.ts";
 
@@ -60,6 +63,12 @@ const race = async (calls: readonly Promise<unknown>[]) => {
     reasons: [...new Set(reasons.map(({ reason }) => reason))],
   };
 };
+
+/** What a batch made of each. */
+const casesOf = (outcome: PromiseSettledResult<unknown> | undefined) =>
+  outcome?.status === "fulfilled"
+    ? (outcome.value as BatchAddOrgMembersResponse).results.map(({ result }) => result.case)
+    : outcome?.reason;
 
 const reached = (orgId: string, limit: string, value: number) => ({
   code: "ResourceExhausted",
@@ -223,8 +232,7 @@ describe("A limit", () => {
   test("RESOURCE_EXHAUSTED for one pending invitation more; expired ones leave room, and need it again", async () => {
     const orgId = await limited({ pendingInvitations: 1 });
     const { orgs } = harness.current.ops;
-    const invite = async () => {
-      const email = `${randomUUID()}@example.com`;
+    const invite = async (email = address()) => {
       const { invitation } = await orgs.createInvitation({ invitation: { orgId, email } });
       return invitation?.id ?? "";
     };
@@ -239,6 +247,15 @@ describe("A limit", () => {
     await orgs.revokeInvitation({ orgId, invitationId: third });
     await orgs.resendInvitation({ orgId, invitationId: second });
     expect(await refusal(invite())).toMatchObject(reached(orgId, "pending_invitations", 1));
+    // Nor does one come back for nothing in the place of another to the same address.
+    await orgs.revokeInvitation({ orgId, invitationId: second });
+    const email = address();
+    const former = await invite(email);
+    await expire(harness.current, former);
+    await expire(harness.current, await invite(email));
+    await invite();
+    const instead = orgs.resendInvitation({ orgId, invitationId: former });
+    expect(await refusal(instead)).toMatchObject(reached(orgId, "pending_invitations", 1));
   });
 
   test("lets in as many of a batch as there is room for, and tells each other why", async () => {
@@ -268,6 +285,18 @@ describe("A limit", () => {
         JSON.stringify(last, (_, value) => (typeof value === "bigint" ? "" : value)),
       ).toContain(limit.replace(" ", "_"));
     }
+  });
+
+  test("counts nobody of a batch whose membership is over from the first", async () => {
+    const orgId = await limited({ members: 2 });
+    const [one = "", two = "", three = ""] = await users(3);
+    const over = { expireTime: timestampFromMs(1_000) };
+    const { results } = await harness.current.ops.orgs.batchAddOrgMembers({
+      orgId,
+      members: [{ userId: one }, { userId: two, ...over }, { userId: three }],
+    });
+    expect(results.map(({ result }) => result.case)).toEqual(["member", "member", "error"]);
+    expect(await counts(orgId)).toEqual([2, 0]);
   });
 
   test("lets in who comes back with an undelete of their user", async () => {
@@ -325,6 +354,46 @@ describe("A limit", () => {
     });
     await set(orgId, { teamDepth: 3 });
     await makeTeam(ops, { orgId, name: "Deep", parentTeamId: inner });
+  });
+});
+
+describe("A batch that finds less room than there was when it began", () => {
+  test("makes as many members or invitations as there is room for by then", async () => {
+    const orgId = await limited({ members: 3, pendingInvitations: 2 });
+    const { orgs } = harness.current.ops;
+    const [one = "", two = "", three = ""] = await users(3);
+    const members = [{ userId: one }, { userId: two }];
+    const added = await cutIn(
+      harness.current,
+      () => orgs.batchAddOrgMembers({ orgId, members }),
+      "insert into roster.org_members (org_id, user_id) values ($1, $2)",
+      [orgId, three],
+    );
+    expect(casesOf(added)).toEqual(["member", "error"]);
+    const invitations = [{ email: address() }, { email: address() }];
+    const invited = await cutIn(
+      harness.current,
+      () => orgs.batchCreateInvitations({ orgId, invitations }),
+      `insert into roster.invitations (org_id, id, email, expire_time)
+        values ($1, gen_random_uuid(), $2, now() + interval '1 day')`,
+      [orgId, address()],
+    );
+    expect(casesOf(invited)).toEqual(["invitation", "error"]);
+  });
+});
+
+describe("A batch that waits while a member goes", () => {
+  test("fills the room that they leave", async () => {
+    const [userId = "", next = ""] = await users(2);
+    const orgId = await limited({ members: 2 });
+    await add(orgId, userId);
+    const { orgs } = harness.current.ops;
+    const [, added] = await overlap(
+      harness.current,
+      () => orgs.removeOrgMember({ orgId, userId }),
+      () => orgs.batchAddOrgMembers({ orgId, members: [{ userId: next }] }),
+    );
+    expect(casesOf(added)).toEqual(["member"]);
   });
 });
 

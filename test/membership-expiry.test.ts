@@ -8,6 +8,7 @@ import { removeExpiredMembers } from "../src/jobs/expired-members.ts";
 import { log, newest } from "./audit-log.ts";
 import { type Callers, refusal, type Tenant, useHarness } from "./harness.ts";
 import { tenantWithTeam } from "./made-team.ts";
+import { overlap } from "./overlap.ts";
 import { told } from "./samples.ts";
 import { enter, useConnections, within } from "./sessions.ts";
 
@@ -169,6 +170,32 @@ describe("A membership whose time has come", () => {
     });
     expect(await log(owner, orgId)).toEqual(before);
     expect((await owner.orgs.deleteOrg({ orgId })).org?.deleteTime).toBeDefined();
+  });
+});
+
+describe("A membership whose time comes while a change of it waits", () => {
+  const expireTime = timestampFromMs(Date.now() + 3_600_000);
+  const changes = {
+    UpdateOrgMember: ({ orgId, owner, memberId: userId }: Tenant) =>
+      owner.orgs.updateOrgMember({ member: { orgId, userId, expireTime } }),
+    RemoveOrgMember: ({ orgId, owner, memberId: userId }: Tenant) =>
+      owner.orgs.removeOrgMember({ orgId, userId }),
+    TransferOrgOwnership: ({ orgId, owner, ownerId: fromUserId, memberId: toUserId }: Tenant) =>
+      owner.orgs.transferOrgOwnership({ orgId, fromUserId, toUserId }),
+  };
+
+  test.each(Object.entries(changes))("stays expired: %s", async (_rpc, change) => {
+    const tenant = await harness.current.tenant();
+    const { orgId, owner, memberId: userId } = tenant;
+    const [expired, changed] = await overlap(
+      harness.current,
+      () => expire(tenant, userId),
+      () => change(tenant),
+    );
+    expect(expired?.status).toBe("fulfilled");
+    const told = changed?.status === "rejected" ? Promise.reject(changed.reason) : changed?.value;
+    expect((await refusal(Promise.resolve(told))).reason).toBe("ORG_MEMBER_NOT_FOUND");
+    expect((await refusal(owner.orgs.getOrgMember({ orgId, userId }))).code).toBe("NotFound");
   });
 });
 

@@ -8,6 +8,11 @@ const harness = useHarness();
 const add = "insert into roster.org_members (org_id, user_id) values ($1, $2)";
 const undelete = `update roster.users set delete_time = null, purge_time = null where id = $2 and $1 <> ''`;
 
+const remove = (table: string) =>
+  `update roster.${table} set delete_time = now(), purge_time = now() + interval '1 day'`;
+const removeUser = `${remove("users")} where id = $2 and $1 <> ''`;
+const removeOrg = `${remove("orgs")} where id = $1 and $2 <> ''`;
+
 /** Changes of somebody who is absent, and what brings them. An etag may be sent with all. */
 const changes = {
   UpdateOrgMember: [
@@ -30,6 +35,11 @@ const changes = {
     (_tenant: Tenant, userId: string, etag: string) =>
       harness.current.ops.users.reactivateUser({ userId, etag }),
   ],
+  UndeleteUser: [
+    removeUser,
+    (_tenant: Tenant, userId: string) => harness.current.ops.users.undeleteUser({ userId }),
+  ],
+  UndeleteOrg: [removeOrg, ({ orgId }: Tenant) => harness.current.ops.orgs.undeleteOrg({ orgId })],
 } as const;
 const kinds = Object.keys(changes) as (keyof typeof changes)[];
 

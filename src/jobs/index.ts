@@ -16,15 +16,15 @@ export interface Jobs {
 /** One kind of work. It says in figures what it did, or nothing. */
 type Job = (url: string, limits: Limits) => Promise<Readonly<Record<string, number>>>;
 
-/** By the name that the log gives each. */
+/** By the names that the log gives them: those of the audit, where they leave entries. */
 const jobs: Readonly<Record<string, Job>> = {
-  "removed expired idempotency keys": async (url, limits) => ({
+  remove_expired_keys: async (url, limits) => ({
     removed: await removeExpiredKeys(url, limits),
   }),
-  "removed expired memberships": async (url, limits) => ({
+  remove_expired_members: async (url, limits) => ({
     removed: await removeExpiredMembers(url, limits),
   }),
-  purged: async (url, limits) => ({ ...(await purge(url, limits)) }),
+  purge: async (url, limits) => ({ ...(await purge(url, limits)) }),
 };
 
 /**
@@ -39,15 +39,16 @@ export const startJobs = (url: string, log: Logger, everyMs = minuteMs): Jobs =>
   const { signal } = stopping;
   let running = Promise.resolve();
   const run = async (): Promise<void> => {
-    for (const [name, job] of Object.entries(jobs)) {
+    for (const [job, work] of Object.entries(jobs)) {
       if (signal.aborted) return;
       try {
-        const done = await job(url, { signal });
-        if (Object.values(done).some((count) => count > 0)) log.info(done, name);
+        const done = await work(url, { signal });
+        if (Object.values(done).some((count) => count > 0))
+          log.info({ job, ...done }, "background work done");
       } catch (error) {
         const { message, code } = error as Error & { code?: string };
         // The next round tries again.
-        if (!signal.aborted) log.warn({ code, error: message }, "background work failed");
+        if (!signal.aborted) log.warn({ job, code, error: message }, "background work failed");
       }
     }
     if (!signal.aborted) wait(everyMs);

@@ -18,17 +18,23 @@ const verdictRow = z.object({
   role_fault: z.enum(["ROLE_UNKNOWN", "ROLE_NOT_GRANTABLE"]).nullable(),
   user_is_active: z.boolean(),
   is_member: z.boolean(),
+  is_over: z.boolean(),
   room: z.number(),
   allowed: z.number(),
 });
 type Verdict = z.output<typeof verdictRow>;
 
-/** What adding each alone would meet, and how many there is room for. Their roles and users stay as they are. */
+/**
+ * What adding each alone would meet, whether their membership is over from the first, and how many there is room for.
+ * Their roles and users stay as they are.
+ */
 const judge = (context: HandlerContext, items: readonly Item[]) => {
   const people = items.map(({ userId }) => userId);
   const roles = items.map(({ role }) => role);
+  const ends = items.map(({ expireTime }) => expireTime);
   return unitOfWork(context).many(sql.type(verdictRow)`
-    select role_fault, user_is_active, is_member, room, allowed
+    select role_fault, user_is_active, is_member, room, allowed,
+      coalesce((${sql.array(ends, "timestamptz")})[place::int] <= now(), false) as is_over
     from roster.judge_new_members(${sql.array(people, "uuid")}, ${sql.array(roles, "text")}) with ordinality
       v (role_fault, user_is_active, is_member, place)
     cross join roster.room_for('members')
@@ -67,6 +73,27 @@ const refusalOf = (item: Item, verdict: Verdict) => {
   return verdict.is_member ? exists(item) : undefined;
 };
 
+/** Who can be added, by id, and why each of the others cannot; and whether there is no room for all. */
+const sortOut = (org: string, items: readonly Item[], verdicts: readonly Verdict[]) => {
+  const addable = new Map<string, Item>();
+  let lasting = 0;
+  let isFull = false;
+  const refusals = items.map((item, place) => {
+    const verdict = verdicts[place] as Verdict;
+    const refusal = refusalOf(item, verdict);
+    if (refusal || addable.has(item.userId)) return refusal;
+    if (lasting + (verdict.is_over ? 0 : 1) > verdict.room) {
+      isFull = true;
+      const told = { org_id: org, limit: "members", value: `${verdict.allowed}` };
+      return refused("ORG_LIMIT_REACHED", told);
+    }
+    addable.set(item.userId, item);
+    if (!verdict.is_over) lasting++;
+    return undefined;
+  });
+  return { addable, refusals, isFull };
+};
+
 /** Adding many members at once, an RPC of OrgService. */
 export const orgMemberBatches = {
   async batchAddOrgMembers(request, context) {
@@ -79,19 +106,10 @@ export const orgMemberBatches = {
         path,
       };
     });
-    const verdicts = await judge(context, items);
-    const addable = new Map<string, Item>();
-    const refusals = items.map((item, place) => {
-      const verdict = verdicts[place] as Verdict;
-      const refusal = refusalOf(item, verdict);
-      if (refusal || addable.has(item.userId)) return refusal;
-      if (addable.size >= verdict.room) {
-        const value = `${verdict.allowed}`;
-        return refused("ORG_LIMIT_REACHED", { org_id: orgId(context), limit: "members", value });
-      }
-      addable.set(item.userId, item);
-      return undefined;
-    });
+    let sorted = sortOut(orgId(context), items, await judge(context, items));
+    // While that waited, others may have gone. Now that it has what it waited for, none can.
+    if (sorted.isFull) sorted = sortOut(orgId(context), items, await judge(context, items));
+    const { addable, refusals } = sorted;
     const rows = addable.size > 0 ? await insert(context, [...addable.values()]) : [];
     const added = new Map(rows.map((row) => [addable.get(row.member_user_id), row]));
     return {

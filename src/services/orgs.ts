@@ -22,6 +22,7 @@ import {
   required,
   sendable,
   stale,
+  undeletable,
   versionOf,
 } from "./requests.ts";
 import { type Choices, selectionOf } from "./selections.ts";
@@ -301,8 +302,13 @@ export const orgs = {
         returning *)
       select ${orgColumns} from o`);
     if (row) return { org: toOrg(row) };
-    await versionNow(context);
-    throw fail("NOT_DELETED");
+    const now = await unitOfWork(context).one(
+      sql.type(z.object({ deleted: z.boolean() }))`
+        select delete_time is not null as deleted from roster.orgs
+        where id = ${id} and roster.kept(delete_time, purge_time, true)`,
+      noOrg(id),
+    );
+    throw undeletable(now);
   },
 
   async purgeOrg({ orgId: id }, context) {

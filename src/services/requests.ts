@@ -112,6 +112,10 @@ export const stale = (given: string, now: string): Error =>
     ? new Overtaken("the row came after the write")
     : fail("ETAG_STALE", { etag: now });
 
+/** Why an undelete met no row although there is one. */
+export const undeletable = ({ deleted }: { readonly deleted: boolean }): Error =>
+  deleted ? new Overtaken("the row was deleted after the write") : fail("NOT_DELETED");
+
 /** Which of a resource's fields an update changes. */
 export type Changes<Field extends string> = Readonly<Record<Field, boolean>>;
 

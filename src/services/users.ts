@@ -36,6 +36,7 @@ import {
   sendable,
   settingsText,
   stale,
+  undeletable,
   versionOf,
 } from "./requests.ts";
 
@@ -322,11 +323,13 @@ export const users = {
         returning *)
       select ${userColumns} from u ${userJoin}`);
     if (row) return { user: toUser(row) };
-    await unit.one(
-      sql.type(z.object({}))`select from roster.users where id = ${userId} and delete_time is null`,
+    const now = await unit.one(
+      sql.type(z.object({ deleted: z.boolean() }))`
+        select delete_time is not null as deleted from roster.users
+        where id = ${userId} and roster.kept(delete_time, purge_time, true)`,
       noUser(userId),
     );
-    throw fail("NOT_DELETED");
+    throw undeletable(now);
   },
 
   async purgeUser({ userId }, context) {

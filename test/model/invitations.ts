@@ -3,14 +3,17 @@ import { randomUUID } from "node:crypto";
 import type { CallOptions } from "@connectrpc/connect";
 import fc from "fast-check";
 import type { Callers } from "../harness.ts";
-import { admit } from "./members.ts";
+import { admit, isInTheWay } from "./members.ts";
 import { aimedCalls, among, callWith, person, role } from "./operation.ts";
 import { type Real, refusalIn } from "./real.ts";
 import {
   type Answer,
   type Call,
   demandGrantable,
+  demandHeld,
+  demandRoom,
   enter,
+  enterToGrant,
   type Held,
   type Invitation,
   isActive,
@@ -39,16 +42,23 @@ export const invitationAnswer = (key: string, invitation: Invitation): Answer =>
   return { key, invitee, role, inviter, state: stateOf(invitation) };
 };
 
-/** Makes room for a pending invitation to an address: one whose time has passed gives way. */
-const makeRoom = ({ invitations }: Org, invitee: number, but?: string): void => {
-  for (const [key, other] of invitations) {
-    if (key === but || other.invitee !== invitee || other.state !== "PENDING") continue;
-    if (!other.over) refuse("INVITATION_EXISTS");
-    invitations.set(key, { ...other, state: "EXPIRED" });
-  }
+/**
+ * Makes room for a pending invitation to an address: one whose time has passed gives way. One that is `again` pending
+ * and was not until now takes room like a new one.
+ */
+const makeRoom = (world: World, org: Org, invitee: number, again = ""): void => {
+  const { invitations } = org;
+  const others = [...invitations].filter(
+    ([key, other]) => key !== again && other.invitee === invitee && other.state === "PENDING",
+  );
+  if (others.some(([, other]) => !other.over)) refuse("INVITATION_EXISTS");
+  const former = invitations.get(again);
+  if (!former || stateOf(former) !== "PENDING") demandRoom(world, org, "pendingInvitations");
+  for (const [key, other] of others) invitations.set(key, { ...other, state: "EXPIRED" });
 };
 
 const invite = (
+  world: World,
   org: Org,
   held: Held,
   inviter: number,
@@ -56,19 +66,19 @@ const invite = (
   init: NewInvitation,
 ): Answer => {
   demandGrantable(org, init.role, held);
-  makeRoom(org, init.invitee);
+  makeRoom(world, org, init.invitee);
   const { invitee, role } = init;
   const made: Invitation = { invitee, role, inviter, state: "PENDING", over: false, resends: 0 };
   org.invitations.set(key, made);
   return invitationAnswer(key, made);
 };
 
-const createInvitation = aimedCalls("CreateInvitation", {
+export const createInvitation = aimedCalls("CreateInvitation", {
   input: callWith(newInvitation),
   aim: (input, _world, key) => ({ ...input, key }),
   predict: (world, call) => {
-    const { org, held } = enter(world, call, "members.invite");
-    return invite(org, held, call.by, call.key, call);
+    const { org, held } = enterToGrant(world, call, "members.invite");
+    return invite(world, org, held, call.by, call.key, call);
   },
   send: async (real, { orgs }, { org, invitee, role, key }, options) => {
     const init = { orgId: real.orgIds[org] ?? "", email: real.emails[invitee] ?? "", role };
@@ -78,21 +88,25 @@ const createInvitation = aimedCalls("CreateInvitation", {
   },
 });
 
-const batchCreateInvitations = aimedCalls("BatchCreateInvitations", {
+export const batchCreateInvitations = aimedCalls("BatchCreateInvitations", {
   input: callWith({
     invitations: fc.array(fc.record(newInvitation), { minLength: 1, maxLength: 3 }),
   }),
   aim: (input, _world, key) => ({ ...input, key }),
   predict: (world, call) => {
-    const { org, held } = enter(world, call, "members.invite");
-    return call.invitations.map((invitation, place) => {
+    const entered = enter(world, call, "members.invite");
+    const { org, held } = entered;
+    const before = org.invitations.size;
+    const answers = call.invitations.map((invitation, place) => {
       try {
-        return invite(org, held, call.by, `${call.key}.${place}`, invitation);
+        return invite(world, org, held, call.by, `${call.key}.${place}`, invitation);
       } catch (error) {
         if (error instanceof Refused) return error.answer;
         throw error;
       }
     });
+    if (org.invitations.size > before) demandHeld(call, entered);
+    return answers;
   },
   send: async (real, { orgs }, { org, invitations, key }, options) => {
     const request = {
@@ -148,10 +162,10 @@ const resendInvitation = aimedCalls("ResendInvitation", {
   input: callWith({ pick }),
   aim: aimAtInvitation,
   predict: (world, call) => {
-    const { org, held } = enter(world, call, "members.invite");
+    const { org, held } = enterToGrant(world, call, "members.invite");
     const former = openInvitation(org, call.key);
     demandGrantable(org, former.role, held);
-    makeRoom(org, former.invitee, call.key);
+    makeRoom(world, org, former.invitee, call.key);
     const resends = former.resends + 1;
     const sent: Invitation = { ...former, state: "PENDING", over: false, resends };
     org.invitations.set(call.key, sent);
@@ -168,7 +182,7 @@ const revokeInvitation = aimedCalls("RevokeInvitation", {
   input: callWith({ pick }),
   aim: aimAtInvitation,
   predict: (world, call) => {
-    const { org, held } = enter(world, call, "members.invite");
+    const { org, held } = enterToGrant(world, call, "members.invite");
     const former = openInvitation(org, call.key);
     if (roleFault(org, former.role, held) === "ROLE_NOT_GRANTABLE") refuse("ROLE_NOT_GRANTABLE");
     const revoked: Invitation = { ...former, state: "REVOKED" };
@@ -205,11 +219,12 @@ type Answering = ReturnType<typeof aimAtAnswer>;
 const answerable = (world: World, { by, org: place, key, sent }: Answering) => {
   const org = orgOf(world, place);
   if (by === platform) refuse("PERMISSION_MISSING");
-  if (!isActive(userOf(world, by))) refuse("CALLER_INACTIVE");
+  if (!isActive(userOf(world.before ?? world, by))) refuse("CALLER_INACTIVE");
   const invitation = invitationOf(org, key);
   if (org.deleted || invitation.resends !== sent || invitation.invitee !== by)
     refuse("INVITATION_NOT_FOUND");
   if (org.suspended) refuse("ORG_SUSPENDED");
+  if (!isActive(userOf(world, by))) refuse("CALLER_INACTIVE");
   return { org, invitation };
 };
 
@@ -218,7 +233,7 @@ const answerWith = (real: Real, call: Answering) => ({
   token: real.invitations.get(call.key)?.tokens.get(call.sent) ?? "0.false",
 });
 
-const acceptInvitation = aimedCalls("AcceptInvitation", {
+export const acceptInvitation = aimedCalls("AcceptInvitation", {
   input: answering,
   aim: aimAtAnswer,
   predict: (world, call) => {
@@ -227,7 +242,8 @@ const acceptInvitation = aimedCalls("AcceptInvitation", {
     if (state !== "PENDING" && state !== "ACCEPTED") refuse(`INVITATION_${state}`);
     const former = org.members.get(call.by);
     const isMember = former && isLasting(former);
-    if (state === "ACCEPTED" && !isMember) refuse("INVITATION_ACCEPTED");
+    if (!isMember && (state === "ACCEPTED" || isInTheWay(world, org, call.by)))
+      refuse("INVITATION_ACCEPTED");
     if (!isMember) admit(world, org, { user: call.by, role: invitation.role, end: "never" });
     const accepted: Invitation = { ...invitation, state: "ACCEPTED" };
     org.invitations.set(call.key, accepted);

@@ -1,9 +1,11 @@
 /** Calls that look: who the caller is, and what there is. */
 
+import { View } from "../../src/gen/roster/v1/view_pb.ts";
 import { invitationAnswer } from "./invitations.ts";
 import { calls, callWith, type Draw, person } from "./operation.ts";
 import { builtInRoles, sorted, stateOfOrg } from "./real.ts";
 import {
+  countsOf,
   enter,
   enterOutside,
   isLasting,
@@ -29,6 +31,20 @@ const getCaller = calls("GetCaller", {
   send: async (real, { users }, { org }, options) => {
     const { role, permissions } = await users.getCaller({ orgId: real.orgIds[org] ?? "" }, options);
     return { role, permissions: sorted(permissions) };
+  },
+});
+
+const getOrg = calls("GetOrg", {
+  input: callWith({}),
+  predict: (world, call) => {
+    const { org } = enter(world, call, "org.get", { deleted: true });
+    const { suspended, deleted } = org;
+    return { suspended, deleted, members: countsOf(world, org).members };
+  },
+  send: async (real, { orgs }, { org: place }, options) => {
+    const request = { orgId: real.orgIds[place] ?? "", view: View.FULL };
+    const { org } = await orgs.getOrg(request, options);
+    return { ...stateOfOrg(org), members: org?.memberCount };
   },
 });
 
@@ -100,12 +116,21 @@ const listUserOrgs = calls("ListUserOrgs", {
   },
 });
 
-export const lookingCalls = [getCaller, listOrgMembers, listRoles, listInvitations, listUserOrgs];
+export const lookingCalls = [
+  getCaller,
+  getOrg,
+  listOrgMembers,
+  listRoles,
+  listInvitations,
+  listUserOrgs,
+];
 
 /** All that platform is shown of a world. */
 export const viewsOf = ({ users, orgs }: World): Draw[] => [
   ...orgs.flatMap((_, org) =>
-    [listOrgMembers, listRoles, listInvitations].map((list) => list.with({ by: platform, org })),
+    [getOrg, listOrgMembers, listRoles, listInvitations].map((look) =>
+      look.with({ by: platform, org }),
+    ),
   ),
   ...users.map((_, user) => listUserOrgs.with({ by: platform, org: 0, user })),
 ];

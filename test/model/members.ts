@@ -6,8 +6,11 @@ import { endOf, refusalIn } from "./real.ts";
 import {
   type Answer,
   demandGrantable,
+  demandHeld,
+  demandRoom,
   type End,
   enter,
+  enterToGrant,
   type Held,
   isActive,
   isLasting,
@@ -31,27 +34,49 @@ interface NewMember {
 const newMember = { user: person, role, end: end as fc.Arbitrary<End> };
 
 /**
+ * Whether someone was made a member since the call came in, though for a time that is over: who makes them one as well
+ * had looked before, and finds them in the way.
+ */
+export const isInTheWay = ({ orgs, before }: World, org: Org, user: number): boolean => {
+  const member = org.members.get(user);
+  const then = before?.orgs[orgs.indexOf(org)] ?? org;
+  return member?.end === "over" && then.joins.get(user) !== org.joins.get(user);
+};
+
+/**
  * Makes someone a member, unless they are one. One whose membership is over begins anew.
  *
  * @param again the same call has added them already, which even a membership that is over does not undo
+ * @param kept how many the same call keeps room for beside
  */
 export const admit = (
   world: World,
-  { members }: Org,
+  org: Org,
   { user, role, end }: NewMember,
   again = false,
+  kept = 0,
 ): Answer => {
   if (!isActive(userOf(world, user))) refuse("USER_NOT_FOUND");
   if (role === "owner" && end !== "never") refuse("FIELD_INVALID");
-  const former = members.get(user);
-  if (former && (again || isLasting(former))) refuse("ORG_MEMBER_EXISTS");
-  members.set(user, { role, suspended: false, end });
+  const former = org.members.get(user);
+  if (former && (again || isLasting(former) || isInTheWay(world, org, user)))
+    refuse("ORG_MEMBER_EXISTS");
+  demandRoom(world, org, "members", kept + (end === "over" ? 0 : 1));
+  org.members.set(user, { role, suspended: false, end });
+  org.joins.set(user, (org.joins.get(user) ?? 0) + 1);
   return { user, role, suspended: false, end };
 };
 
-const add = (world: World, org: Org, held: Held, init: NewMember, again = false): Answer => {
+const add = (
+  world: World,
+  org: Org,
+  held: Held,
+  init: NewMember,
+  again = false,
+  kept = 0,
+): Answer => {
   demandGrantable(org, init.role, held);
-  return admit(world, org, init, again);
+  return admit(world, org, init, again, kept);
 };
 
 /** Refuses a change after which an org would be without an owner. */
@@ -59,10 +84,10 @@ const demandOwner = (world: World, place: number, org: Org, user: number): void 
   if (!keepsOwner(world, org, user)) throw new Refused("LAST_OWNER", [place]);
 };
 
-const addOrgMember = calls("AddOrgMember", {
+export const addOrgMember = calls("AddOrgMember", {
   input: callWith(newMember),
   predict: (world, call) => {
-    const { org, held } = enter(world, call, "members.add");
+    const { org, held } = enterToGrant(world, call, "members.add");
     return add(world, org, held, call);
   },
   send: async (real, { orgs }, { org, user, role, end }, options) => {
@@ -71,23 +96,30 @@ const addOrgMember = calls("AddOrgMember", {
   },
 });
 
-const batchAddOrgMembers = calls("BatchAddOrgMembers", {
+export const batchAddOrgMembers = calls("BatchAddOrgMembers", {
   input: callWith({
     members: fc.array(fc.record(newMember), { minLength: 1, maxLength: 3 }),
   }),
   predict: (world, call) => {
-    const { org, held } = enter(world, call, "members.add");
+    const entered = enter(world, call, "members.add");
+    const { org, held } = entered;
     const added = new Set<number>();
-    return call.members.map((member) => {
+    // Who is in the way of themselves was kept room for.
+    const kept = new Set<number>();
+    const answers = call.members.map((member) => {
       try {
-        const answer = add(world, org, held, member, added.has(member.user));
+        const answer = add(world, org, held, member, added.has(member.user), kept.size);
         added.add(member.user);
         return answer;
       } catch (error) {
-        if (error instanceof Refused) return error.answer;
-        throw error;
+        if (!(error instanceof Refused)) throw error;
+        const isKept = error.message === "ORG_MEMBER_EXISTS" && member.end !== "over";
+        if (isKept && isInTheWay(world, org, member.user)) kept.add(member.user);
+        return error.answer;
       }
     });
+    if (added.size > 0) demandHeld(call, entered);
+    return answers;
   },
   send: async (real, { orgs }, { org, members }, options) => {
     const request = {
@@ -117,7 +149,7 @@ const fieldOf = { role: "role", suspended: "state", end: "expire_time" };
 const updateOrgMember = calls("UpdateOrgMember", {
   input: callWith({ user: person, change }),
   predict: (world, call) => {
-    const { org, held } = enter(world, call, "members.update");
+    const { org, held } = enterToGrant(world, call, "members.update");
     const former = memberOf(world, org, call.user);
     const member = { ...former, ...call.change };
     demandGrantable(org, former.role, held);
@@ -147,11 +179,11 @@ const updateOrgMember = calls("UpdateOrgMember", {
   },
 });
 
-const removeOrgMember = calls("RemoveOrgMember", {
+export const removeOrgMember = calls("RemoveOrgMember", {
   input: callWith({ user: person }),
   predict: (world, call) => {
     const self = call.by === call.user;
-    const { org, held } = enter(world, call, "members.remove", { self });
+    const { org, held } = enterToGrant(world, call, "members.remove", self);
     const member = memberOf(world, org, call.user);
     if (!self) demandGrantable(org, member.role, held);
     if (isOwner(member)) demandOwner(world, call.org, org, call.user);
@@ -167,7 +199,7 @@ const removeOrgMember = calls("RemoveOrgMember", {
 const transferOrgOwnership = calls("TransferOrgOwnership", {
   input: callWith({ from: fc.constantFrom(0, 0, 4, 1, 2, 3), to: person, role }),
   predict: (world, call) => {
-    const { org, held } = enter(world, call, "org.delete");
+    const { org, held } = enterToGrant(world, call, "org.delete");
     if (call.from === call.to) refuse("FIELD_INVALID");
     const heir = memberOf(world, org, call.to);
     if (heir.suspended) refuse("ORG_MEMBER_NOT_FOUND");

@@ -52,22 +52,23 @@ const callOf = <Input extends Call, Aimed extends Call>(
   },
 });
 
+/** Calls of an RPC, drawn or one `with` what a test wants. */
+type Calls<Input> = fc.Arbitrary<Draw> & { readonly with: (input: Input) => Draw };
+
 /** Calls of an RPC that look at the world before they know what they are about. */
 export const aimedCalls = <Input extends Call, Aimed extends Call>(
   rpc: string,
   parts: Rpc<Input, Aimed>,
-): fc.Arbitrary<Draw> => parts.input.map((input) => callOf(rpc, parts, input));
+): Calls<Input> => {
+  const one = (input: Input) => callOf(rpc, parts, input);
+  return Object.assign(parts.input.map(one), { with: one });
+};
 
 /** Calls of an RPC that are about what was drawn. */
 export const calls = <Input extends Call>(
   rpc: string,
   parts: Omit<Rpc<Input, Input>, "aim">,
-): fc.Arbitrary<Draw> & { readonly with: (input: Input) => Draw } => {
-  const whole = { ...parts, aim: (input: Input) => input };
-  return Object.assign(aimedCalls(rpc, whole), {
-    with: (input: Input) => callOf(rpc, whole, input),
-  });
-};
+): Calls<Input> => aimedCalls(rpc, { ...parts, aim: (input: Input) => input });
 
 export const person = fc.nat(5);
 /** Most calls are about the first org, so that they meet. */

@@ -14,7 +14,9 @@ import { type Callers, type Harness, refusal, slug, tokenFor } from "../harness.
 import {
   type Answer,
   builtIn,
+  defaultLimits,
   type End,
+  type Limits,
   type Member,
   type Invitation as Pending,
   platform,
@@ -40,6 +42,11 @@ const firstMembers: readonly (readonly string[])[] = [
 const firstInvitations: readonly Readonly<Record<number, string>>[] = [
   { 4: "member", 5: "guest" },
   { 2: "crew", 3: "admin" },
+];
+/** How much the first orgs may have. */
+const firstLimits: readonly Limits[] = [
+  defaultLimits,
+  { members: 5, pendingInvitations: 3, roles: 2 },
 ];
 const firstKey = (org: number, invitee: number): string => `first ${org} ${invitee}`;
 
@@ -117,11 +124,13 @@ export class Real {
       orgs: firstMembers.map((roles, org) => ({
         suspended: false,
         deleted: false,
+        limits: firstLimits[org] ?? defaultLimits,
         members: new Map(
           roles.flatMap((role, user): [number, Member][] =>
             role === "" ? [] : [[user, { role, suspended: false, end: "never" }]],
           ),
         ),
+        joins: new Map(),
         roles: new Map([["crew", crew]]),
         invitations: new Map(
           Object.entries(firstInvitations[org] ?? {}).map(([invitee, role]): [string, Pending] => [
@@ -145,6 +154,7 @@ export class Real {
     const ownerUserId = this.userIds[roles.indexOf("owner")] ?? "";
     const { org } = await orgs.createOrg({ org: { name: "Org", slug: slug() }, ownerUserId });
     const orgId = org?.id ?? "";
+    await orgs.updateOrgLimits({ limits: { orgId, ...firstLimits[place] } });
     await access.createRole({ role: { orgId, name: "crew", permissions: crew } });
     const members = roles.flatMap((role, user) =>
       role === "" || role === "owner" ? [] : [{ userId: this.userIds[user] ?? "", role }],

@@ -6,7 +6,8 @@ import { crew, sorted } from "./real.ts";
 import {
   type Answer,
   builtIn,
-  enter,
+  demandRoom,
+  enterToGrant,
   holds,
   isLasting,
   type Org,
@@ -41,9 +42,10 @@ const ownRole = ({ roles }: Org, name: string): readonly string[] => {
 const createRole = calls("CreateRole", {
   input: callWith({ name, permissions }),
   predict: (world, call) => {
-    const { org, held } = enter(world, call, "roles.manage");
+    const { org, held } = enterToGrant(world, call, "roles.manage");
     if (!holds(held, call.permissions)) refuse("ROLE_NOT_GRANTABLE");
     if (builtIn[call.name] || org.roles.has(call.name)) refuse("ROLE_NAME_TAKEN");
+    demandRoom(world, org, "roles");
     org.roles.set(call.name, call.permissions);
     return { name: call.name, permissions: sorted(call.permissions) };
   },
@@ -56,7 +58,7 @@ const createRole = calls("CreateRole", {
 const updateRole = calls("UpdateRole", {
   input: callWith({ name, permissions }),
   predict: (world, call) => {
-    const { org, held } = enter(world, call, "roles.manage");
+    const { org, held } = enterToGrant(world, call, "roles.manage");
     const former = ownRole(org, call.name);
     if (!holds(held, former) || !holds(held, call.permissions)) refuse("ROLE_NOT_GRANTABLE");
     org.roles.set(call.name, call.permissions);
@@ -72,7 +74,7 @@ const updateRole = calls("UpdateRole", {
 const deleteRole = calls("DeleteRole", {
   input: callWith({ name }),
   predict: (world, call) => {
-    const { org, held } = enter(world, call, "roles.manage");
+    const { org, held } = enterToGrant(world, call, "roles.manage");
     const former = ownRole(org, call.name);
     if (!holds(held, former)) refuse("ROLE_NOT_GRANTABLE");
     const holders = [...org.members].filter(([, member]) => member.role === call.name);

@@ -44,10 +44,22 @@ export interface Invitation {
   readonly resends: number;
 }
 
+/** How many of each an org may have, or has. */
+export interface Limits {
+  readonly members: number;
+  readonly pendingInvitations: number;
+  readonly roles: number;
+}
+
+export const defaultLimits: Limits = { members: 100_000, pendingInvitations: 1_000, roles: 100 };
+
 export interface Org {
   suspended: boolean;
   deleted: boolean;
+  limits: Limits;
   readonly members: Map<number, Member>;
+  /** How often who was admitted. */
+  readonly joins: Map<number, number>;
   readonly roles: Map<string, readonly string[]>;
   readonly invitations: Map<string, Invitation>;
 }
@@ -55,6 +67,8 @@ export interface Org {
 export interface World {
   readonly users: readonly User[];
   readonly orgs: readonly Org[];
+  /** What there was when a call came in that was overtaken by others since: it was let in by that. */
+  readonly before?: World;
 }
 
 /** What a call comes to: what it answers, or why it is refused. Of a last owner also in which orgs. */
@@ -73,6 +87,9 @@ export class Refused extends Error {
 export const refuse = (reason: string): never => {
   throw new Refused(reason);
 };
+
+/** A call starts over, and comes in by what there is now. */
+export class Anew extends Error {}
 
 /** Who calls, and in which org. */
 export interface Call {
@@ -98,17 +115,17 @@ export const permissionsOf = ({ roles }: Org, role: string): readonly string[] |
 export const holds = (held: Held, permissions: readonly string[]): boolean =>
   held === "*" || permissions.every((permission) => held.includes(permission));
 
-/** Opens an org to a caller with a permission, or about themselves. */
-export const enter = (
+/** What a caller holds in an org who has a permission there, or calls about themselves. */
+const letIn = (
   world: World,
   { by, org: place }: Call,
   permission: string,
-  { self = false, deleted = false } = {},
-): { readonly org: Org; readonly held: Held } => {
+  { self = false, deleted = false },
+): Held => {
   const org = orgOf(world, place);
   if (by === platform) {
     if (org.deleted && !deleted) refuse("ORG_NOT_FOUND");
-    return { org, held: "*" };
+    return "*";
   }
   if (!isActive(userOf(world, by))) refuse("CALLER_INACTIVE");
   const member = org.members.get(by);
@@ -117,7 +134,48 @@ export const enter = (
   if (org.suspended) refuse("ORG_SUSPENDED");
   const permissions = permissionsOf(org, member.role) ?? [];
   if (!self && !permissions.includes(permission)) refuse("PERMISSION_MISSING");
-  return { org, held: member.role === "owner" ? "*" : permissions };
+  return member.role === "owner" ? "*" : permissions;
+};
+
+interface Entered {
+  readonly org: Org;
+  readonly held: Held;
+}
+
+/** Opens an org to a caller with a permission, or about themselves. A deleted org may come to be so after that. */
+export const enter = (
+  world: World,
+  call: Call,
+  permission: string,
+  options: { readonly self?: boolean; readonly deleted?: boolean } = {},
+): Entered => {
+  const held = letIn(world.before ?? world, call, permission, options);
+  const org = orgOf(world, call.org);
+  if (org.deleted && !options.deleted) refuse("ORG_NOT_FOUND");
+  return { org, held };
+};
+
+/** Whoever changes rights still holds then what they held as they came in, or starts over. */
+export const demandHeld = ({ by }: Call, { org, held }: Entered): void => {
+  if (org.deleted) throw new Anew();
+  if (by === platform) return;
+  const member = org.members.get(by);
+  if (!member || member.suspended || !isLasting(member)) throw new Anew();
+  if (member.role === "owner") return;
+  if (held === "*" || !holds(permissionsOf(org, member.role) ?? [], held)) throw new Anew();
+};
+
+/** Opens an org to who changes rights. */
+export const enterToGrant = (
+  world: World,
+  call: Call,
+  permission: string,
+  self = false,
+): Entered => {
+  const held = letIn(world.before ?? world, call, permission, { self });
+  const entered = { org: orgOf(world, call.org), held };
+  demandHeld(call, entered);
+  return entered;
 };
 
 /** Opens what is outside of orgs, to platform or about the caller. */
@@ -157,6 +215,19 @@ export const memberOf = (world: World, { members }: Org, user: number): Member =
   if (!member || !isLasting(member) || userOf(world, user).deleted)
     throw new Refused("ORG_MEMBER_NOT_FOUND");
   return member;
+};
+
+/** How many of each an org has. What is over by itself counts no more. */
+export const countsOf = ({ users }: World, { members, invitations, roles }: Org): Limits => ({
+  members: [...members].filter(([user, member]) => isLasting(member) && !users[user]?.deleted)
+    .length,
+  pendingInvitations: [...invitations.values()].filter((one) => stateOf(one) === "PENDING").length,
+  roles: roles.size,
+});
+
+/** Refuses to add so many to an org that it has more than it may. */
+export const demandRoom = (world: World, org: Org, kind: keyof Limits, added = 1): void => {
+  if (countsOf(world, org)[kind] + added > org.limits[kind]) refuse("ORG_LIMIT_REACHED");
 };
 
 /** What an invitation is by now. */

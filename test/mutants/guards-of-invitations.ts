@@ -1,5 +1,5 @@
 /** What an invitation promises, and who answers it. */
-import { type Guard, inRoutine, inSource } from "./guard.ts";
+import { type Guard, inRoutine, inSource, sql } from "./guard.ts";
 
 const inRefusal = inRoutine("invitation_refusal");
 const inAnswerable = inRoutine("answerable_invitation");
@@ -16,6 +16,12 @@ export const invitations: readonly Guard[] = [
     "if false and",
     "invitations",
     "admins invite to every role but owner",
+  ),
+  sql(
+    "who invites holds their rights",
+    "drop trigger invitations_hold_rights on roster.invitations",
+    "invitation-races",
+    "does nothing once they have lost their rights",
   ),
   inRefusal(
     "there is such a role",
@@ -122,6 +128,13 @@ export const invitations: readonly Guard[] = [
     "u.id = person",
     "invitation-answers",
     "OrgService.DeclineInvitation > is for whom a service names",
+  ),
+  inAnswerable(
+    "the person is held until the end",
+    "u.state = 'ACTIVE' for share",
+    "u.state = 'ACTIVE'",
+    "invitation-races",
+    "as they are suspended is refused as someone inactive",
   ),
   inAnswerable(
     "its time is not over",

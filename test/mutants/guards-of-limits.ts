@@ -1,5 +1,5 @@
 /** How much an org may have. */
-import { type Guard, inRoutine, sql } from "./guard.ts";
+import { type Guard, inRoutine, inSource, sql } from "./guard.ts";
 
 const inAdding = inRoutine("add_to_count");
 
@@ -39,9 +39,34 @@ export const limits: readonly Guard[] = [
     "limits",
     "as many of a batch as there is room for",
   ),
+  ...["org-member", "invitation"].map((name) =>
+    inSource(`src/services/${name}-batches.ts`)(
+      "a batch with less room by then is sorted anew",
+      '.catch(askedAnew("ORG_LIMIT_REACHED"))',
+      "",
+      "limits",
+      "as many members or invitations as there is room for by then",
+    ),
+  ),
+  inSource("src/services/org-member-batches.ts")(
+    "who is over from the first takes no room",
+    "verdict.is_over ? 0 : 1",
+    "1",
+    "limits",
+    "counts nobody of a batch whose membership is over from the first",
+  ),
   sql(
     "what is sent again needs room anew",
     "drop trigger invitations_count_renewed on roster.invitations",
+    "limits",
+    "expired ones leave room, and need it again",
+  ),
+  sql(
+    "what is sent again in the place of another needs room anew",
+    `create or replace trigger invitations_count_renewed after update on roster.invitations
+       for each row when (old.state = 'PENDING' and new.state = 'PENDING' and old.expire_time <= now()
+         and new.expire_time > now())
+       execute function roster.count_renewed('pending_invitations')`,
     "limits",
     "expired ones leave room, and need it again",
   ),

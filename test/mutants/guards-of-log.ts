@@ -74,6 +74,33 @@ export const log: readonly Guard[] = [
     "erasure",
     "blanks nothing that is other people's",
   ),
+  inSource("src/services/user-exports.ts")(
+    "who is past their purge time is exported no more",
+    "and roster.kept(u.delete_time, u.purge_time, true)",
+    "",
+    "purge",
+    "counts as gone although it has not been removed yet",
+  ),
+  sql(
+    "erase_user: addresses are read once the person is held",
+    `do $$ begin
+       execute replace(replace(pg_get_functiondef('roster.erase_user'::regproc),
+         'addresses := roster.own_addresses(person);', ''),
+         'perform roster.demand_platform();',
+         'perform roster.demand_platform(); addresses := roster.own_addresses(person);');
+     end $$`,
+    "erasure",
+    "knows the address that the person was given at the same instant",
+  ),
+  ...["purge", "purge_org_step"].map((routine) =>
+    inRoutine(routine)(
+      "no team goes before those in it",
+      "child.parent_team_id = t.id",
+      "false",
+      "purge",
+      "takes teams from the leaves up",
+    ),
+  ),
   inRoutine("erase_user")(
     "kept answers are dropped",
     "where k.response is not null",

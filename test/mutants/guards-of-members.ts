@@ -229,6 +229,8 @@ const batches: readonly Guard[] = [
   ),
 ];
 
+const ofMember = `m.org_id = \${orgId(context)} and m.user_id = \${userId}`;
+
 /** Memberships whose time has come. */
 const expiry: readonly Guard[] = [
   ...["users", "profiles"].map((table) =>
@@ -247,6 +249,19 @@ const expiry: readonly Guard[] = [
     "true",
     "membership-expiry",
     "is in no list, and cuts no page short",
+  ),
+  ...[
+    ["UpdateOrgMember", `from roster.users u\n      where ${ofMember}`],
+    ["RemoveOrgMember", `using roster.users u\n      where ${ofMember}`],
+    ["TransferOrgOwnership", "m.state = 'ACTIVE'"],
+  ].map(([rpc = "", where = ""]) =>
+    inMembers(
+      `${rpc} meets no membership whose time came while it waited`,
+      `${where} and \${isLasting}`,
+      where,
+      "membership-expiry",
+      `stays expired: ${rpc}`,
+    ),
   ),
   sql(
     "a role is let go of",

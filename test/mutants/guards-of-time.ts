@@ -124,7 +124,7 @@ export const ends: readonly Guard[] = [
     "quarantine of slugs",
     "s.org_id = excluded.org_id or s.free_time <= now()",
     "true",
-    "purge",
+    "slugs",
     "a former slug leads on",
   ),
   inRoutine("kept")(
