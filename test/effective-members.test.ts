@@ -1,4 +1,5 @@
 import { randomUUID } from "node:crypto";
+import { NIL } from "uuid";
 import { describe, expect, test } from "vitest";
 import { type TeamMember, TeamRole } from "../src/gen/roster/v1/team_member_pb.ts";
 import { type Team, TeamVisibility } from "../src/gen/roster/v1/team_pb.ts";
@@ -7,6 +8,7 @@ import { byHand } from "./console.ts";
 import { type Callers, flushesOfRead, refusal, useHarness } from "./harness.ts";
 import { makeTeam } from "./made-team.ts";
 import { told } from "./samples.ts";
+import { enter, useConnections, within } from "./sessions.ts";
 
 const harness = useHarness();
 
@@ -144,7 +146,12 @@ describe("Who is in a team", () => {
   });
 
   test("moves along with the team, and goes and comes with it", async () => {
-    const { orgId, owner, id, joined, pathsOf, teamsOf } = await orgWith("A", "A/B", "B/C", "D");
+    const { orgId, owner, id, joined, pathsOf, teamsOf, askOne } = await orgWith(
+      "A",
+      "A/B",
+      "B/C",
+      "D",
+    );
     const { userId } = await joined("C");
     await owner.teams.moveTeam({ orgId, teamId: id("B"), parentTeamId: id("D") });
     expect([await pathsOf(owner, "A"), await pathsOf(owner, "D")]).toEqual([
@@ -153,13 +160,15 @@ describe("Who is in a team", () => {
     ]);
     await owner.teams.deleteTeam({ orgId, teamId: id("B"), force: true });
     expect([await pathsOf(owner, "D"), await teamsOf(owner, userId)]).toEqual([{}, []]);
+    expect(await refusal(askOne(owner, "D", userId))).toMatchObject(noMember);
     await owner.teams.undeleteTeam({ orgId, teamId: id("B") });
     expect(await teamsOf(owner, userId)).toEqual(["B: C B", "C: C", "D: C B D"]);
   });
 
   test("is not when deleted, expired or out of the org, and then like one who never was", async () => {
     const { orgId, owner, joined, pathsOf, teamsOf, askOne, id } = await orgWith("A", "A/B");
-    const [stays, deleted, expired, left] = [
+    const [stays, deleted, expired, left, last] = [
+      await joined("B"),
       await joined("B"),
       await joined("B"),
       await joined("B"),
@@ -172,9 +181,9 @@ describe("Who is in a team", () => {
       [expired.userId],
     );
     await owner.orgs.removeOrgMember({ orgId, userId: left.userId });
-    expect(await pathsOf(owner, "A")).toEqual({ [stays.userId]: "B A" });
+    expect(await pathsOf(owner, "A")).toEqual({ [stays.userId]: "B A", [last.userId]: "B A" });
     const members = await walk(owner, { orgId, teamId: id("A"), view: View.FULL }, 1);
-    expect(members.map(({ user }) => user?.id)).toEqual([stays.userId]);
+    expect(members.map(({ user }) => user?.id)).toEqual([stays.userId, last.userId]);
     const random = randomUUID();
     const absent = await refusal(askOne(owner, "A", random));
     expect(absent).toMatchObject(noMember);
@@ -288,5 +297,43 @@ describe("A guest", () => {
       });
     for (const call of [pathsOf(guest, "A"), askOne(guest, "A", deep.userId)])
       expect(await refusal(call)).toMatchObject({ reason: "PERMISSION_MISSING" });
+  });
+
+  test("turns pages of the teams that they see", async () => {
+    const { orgId, id, joined } = await orgWith("A", "A/B", "B/C", "C/D");
+    const guest = await joined("B", { orgRole: "guest" });
+    const { userId } = await joined("D");
+    const seen: string[] = [];
+    let pageToken = "";
+    do {
+      const ask = { orgId, userId, effective, pageSize: 1, pageToken };
+      const page = await guest.teams.listUserTeams(ask);
+      seen.push(...page.userTeams.map(({ team }) => team?.id ?? ""));
+      pageToken = page.nextPageToken;
+    } while (pageToken !== "");
+    expect(seen).toEqual(["B", "C", "D"].map(id));
+  });
+});
+
+describe("The function that finds them", () => {
+  const connect = useConnections();
+
+  test("finds nobody in a team that its caller does not see, whichever call lets them in", async () => {
+    const { orgId, ownerId, guestId, id, joined } = await orgWith("A", "A/B");
+    const { userId } = await joined("B");
+    const other = await harness.current.tenant();
+    const client = await connect(harness.current.urls.app);
+    const find = async (entering: string) => {
+      const { rows } = await within(
+        client,
+        entering,
+        "select user_id from roster.effective_members($1, $2, 10)",
+        [id("A"), NIL],
+      );
+      return rows.map((row) => row.user_id);
+    };
+    expect(await find(enter(orgId, ownerId))).toEqual([userId]);
+    expect(await find(enter(orgId, guestId))).toEqual([]);
+    expect(await find(enter(other.orgId, other.ownerId))).toEqual([]);
   });
 });

@@ -14,7 +14,7 @@ const userCount = 40;
 let tenant: Tenant;
 /** Members of the org, in the order of their ids. */
 let people: string[];
-/** A tree of forty teams; the last nine of them lie under one that only the last three people are in. */
+/** A tree of forty teams. Under one of them lie eight in which hardly anybody is but the last of the people. */
 const teams: Team[] = [];
 
 const nextOf = (seed: number) => () => {
@@ -49,13 +49,17 @@ beforeAll(async () => {
       n < 31 ? early.filter(() => next() % 6 === 0) : late.filter(() => next() % 2 === 0);
     // One person is everywhere before the last.
     const all = n < 31 ? [...new Set([...inIt, early[5] ?? ""])] : inIt;
-    const role = n % 7 === 3 ? TeamRole.MAINTAINER : TeamRole.MEMBER;
-    await owner.teams.setTeamMembers({
-      orgId,
-      teamId,
-      members: all.map((userId) => ({ userId, role })),
-    });
+    if (n === 32) all.push(early[1] ?? "");
+    const role: TeamRole = n % 7 === 3 ? TeamRole.MAINTAINER : TeamRole.MEMBER;
+    const members = all.map((userId) => ({ userId, role }));
+    // A guest sees all that lies below theirs.
+    if (n === 31) members.push({ userId: tenant.guestId, role: TeamRole.MAINTAINER });
+    await owner.teams.setTeamMembers({ orgId, teamId, members });
   }
+  // Nobody is anywhere by a team that is deleted.
+  const gone = await makeTeam(owner, { orgId, name: "Gone", parentTeamId: teams[0]?.id ?? "" });
+  await owner.teams.addTeamMember({ orgId, teamId: gone.id, userId: tenant.adminId });
+  await owner.teams.deleteTeam({ orgId, teamId: gone.id });
   for (const n of [12, 33])
     await owner.teams.deleteTeam({ orgId, teamId: teams[n]?.id ?? "", force: true });
   await owner.orgs.updateOrgMember({ member: { orgId, userId: people[8] ?? "", role: "guest" } });
@@ -119,8 +123,11 @@ const callers: Record<string, () => Promise<Callers> | Callers> = {
 };
 
 describe("Members of a team and those below it, as they are put together one by one", () => {
-  const guest = () => harness.current.as(people[8] ?? "");
-  test.each(Object.entries({ ...callers, "a guest": guest }))(
+  const guests: typeof callers = {
+    "a guest": () => harness.current.as(people[8] ?? ""),
+    "a guest who is a maintainer": () => tenant.guest,
+  };
+  test.each(Object.entries({ ...callers, ...guests }))(
     "come in pages of any size to %s",
     async (_name, as) => {
       const caller = await as();

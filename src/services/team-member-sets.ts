@@ -4,7 +4,6 @@ import { orgId, unitOfWork } from "../context.ts";
 import { sql } from "../database/sql.ts";
 import { refused } from "../errors.ts";
 import type { TeamService } from "../gen/roster/v1/team_service_pb.ts";
-import { isLasting } from "./org-members.ts";
 import { memberColumns, memberRow, roleText, toMember } from "./team-members.ts";
 import { noTeam } from "./teams.ts";
 
@@ -34,7 +33,7 @@ export const teamMemberSets = {
       select m.user_id from roster.org_members m
       cross join lateral (
         select from roster.users where id = m.user_id and delete_time is null limit 1) u
-      where m.org_id = ${id} and m.user_id = any (${named}) and ${isLasting}
+      where m.org_id = ${id} and m.user_id = any (${named})
       order by m.user_id
       for key share of m`);
     const present = people.map(({ user_id }) => user_id);

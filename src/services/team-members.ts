@@ -122,9 +122,7 @@ const effectiveTeams = (context: HandlerContext, userId: string, page: Page) => 
       and a.id > ${page.after?.[0] ?? firstId}::uuid
       and exists (select from roster.users where id = ${userId} and delete_time is null)
     order by a.id, cardinality(t.path), m.team_id) up
-  where (
-    select true from roster.teams
-    where org_id = ${orgId(context)} and id = up.id and delete_time is null)
+  where (select true from roster.teams where org_id = ${orgId(context)} and id = up.id)
   order by up.id limit ${page.limit}`;
 
 /** Refuses a team that is absent, deleted or hidden. */
