@@ -2,6 +2,7 @@
 import { type Guard, inRoutine, inSource, sql } from "./guard.ts";
 
 const inAdding = inRoutine("add_to_count");
+const inBatches = inSource("src/services/org-member-batches.ts");
 
 export const limits: readonly Guard[] = [
   inAdding(
@@ -48,7 +49,21 @@ export const limits: readonly Guard[] = [
       "as many members or invitations as there is room for by then",
     ),
   ),
-  inSource("src/services/org-member-batches.ts")(
+  inBatches(
+    "who went while it waited leaves room",
+    "if (sorted.isFull)",
+    "if (false)",
+    "limits",
+    "fills the room that they leave",
+  ),
+  inBatches(
+    "room that was kept is not lost",
+    "if (isFull &&",
+    "if (false &&",
+    "limits",
+    "fills the room that it kept for them",
+  ),
+  inBatches(
     "who is over from the first takes no room",
     "verdict.is_over ? 0 : 1",
     "1",
