@@ -40,14 +40,19 @@ export const limits: readonly Guard[] = [
     "limits",
     "as many of a batch as there is room for",
   ),
-  ...["org-member", "invitation"].map((name) =>
-    inSource(`src/services/${name}-batches.ts`)(
-      "a batch with less room by then is sorted anew",
-      '.catch(askedAnew("ORG_LIMIT_REACHED"))',
-      "",
-      "limits",
-      "as many members or invitations as there is room for by then",
-    ),
+  inBatches(
+    "a batch with less room by then is sorted anew",
+    '.catch(askedAnew("ORG_LIMIT_REACHED"))',
+    "",
+    "limits",
+    "as many members or invitations as there is room for by then",
+  ),
+  inSource("src/services/invitation-batches.ts")(
+    "a batch with less room by then is sorted anew",
+    '  "ORG_LIMIT_REACHED",\n',
+    "",
+    "limits",
+    "as many members or invitations as there is room for by then",
   ),
   inBatches(
     "who went while it waited leaves room",
