@@ -5,6 +5,7 @@ import { log } from "./guards-of-log.ts";
 import { members } from "./guards-of-members.ts";
 import { rights } from "./guards-of-rights.ts";
 import { rows } from "./guards-of-rows.ts";
+import { teams } from "./guards-of-teams.ts";
 import { ends, requests } from "./guards-of-time.ts";
 
 /** The guards of Roster, each with how it is weakened and the test that must notice. */
@@ -12,6 +13,7 @@ export const guards: readonly Guard[] = [
   ...rows,
   ...rights,
   ...members,
+  ...teams,
   ...invitations,
   ...limits,
   ...log,
