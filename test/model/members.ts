@@ -8,6 +8,7 @@ import {
   demandGrantable,
   demandHeld,
   demandRoom,
+  dismiss,
   type End,
   enter,
   enterToGrant,
@@ -62,6 +63,7 @@ export const admit = (
   if (former && (again || isLasting(former) || isInTheWay(world, org, user)))
     refuse("ORG_MEMBER_EXISTS");
   demandRoom(world, org, "members", kept + (end === "over" ? 0 : 1));
+  dismiss(org, user);
   org.members.set(user, { role, suspended: false, end });
   org.joins.set(user, (org.joins.get(user) ?? 0) + 1);
   return { user, role, suspended: false, end };
@@ -187,7 +189,7 @@ export const removeOrgMember = calls("RemoveOrgMember", {
     const member = memberOf(world, org, call.user);
     if (!self) demandGrantable(org, member.role, held);
     if (isOwner(member)) demandOwner(world, call.org, org, call.user);
-    org.members.delete(call.user);
+    dismiss(org, call.user);
     return { user: call.user, ...member };
   },
   send: async (real, { orgs }, { org, user }, options) => {

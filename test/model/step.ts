@@ -11,6 +11,7 @@ import { duels, memberCalls } from "./members.ts";
 import type { Draw, Operation } from "./operation.ts";
 import type { Real } from "./real.ts";
 import { roleCalls } from "./roles.ts";
+import { teamCalls } from "./teams.ts";
 import { Anew, type Answer, Refused, type World } from "./world.ts";
 
 /** The worlds that there may be: several where calls of one instant could have come in several orders. */
@@ -127,11 +128,13 @@ const mutations = fc.oneof(
   ...roleCalls,
   ...invitationCalls,
   ...lifeCalls,
+  ...teamCalls,
   updateOrgLimits,
   updateOrgLimits,
 );
 const single = fc.oneof(
   { weight: 12, arbitrary: mutations },
+  { weight: 4, arbitrary: fc.oneof(...teamCalls) },
   { weight: 2, arbitrary: fc.oneof(...lookingCalls) },
   { weight: 1, arbitrary: timePasses },
 );
