@@ -15,6 +15,7 @@ import { orgMembers } from "./services/org-members.ts";
 import { orgs, userOrgs } from "./services/orgs.ts";
 import { profiles } from "./services/profiles.ts";
 import { accessService } from "./services/roles.ts";
+import { teamMemberSets } from "./services/team-member-sets.ts";
 import { teamMembers } from "./services/team-members.ts";
 import { teams } from "./services/teams.ts";
 import { userBatches } from "./services/user-batches.ts";
@@ -44,7 +45,11 @@ const orgService = {
   ...invitationBatches,
   ...orgMemberBatches,
 } satisfies ServiceImpl<typeof OrgService>;
-const teamService = { ...teams, ...teamMembers } satisfies ServiceImpl<typeof TeamService>;
+const teamService = {
+  ...teams,
+  ...teamMembers,
+  ...teamMemberSets,
+} satisfies ServiceImpl<typeof TeamService>;
 
 /** Every service that this process answers. */
 export const routes: readonly Route[] = [

@@ -85,6 +85,7 @@ TeamService.MoveTeam                teams.delete    – –   –   – –   �
 TeamService.DeleteTeam              teams.delete    – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●
 TeamService.UndeleteTeam            teams.delete    – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●
 TeamService.AddTeamMember           teams.update    – –   ●   – –   ●   ●     ●     .    ●   ●    –    x   x    ●
+TeamService.SetTeamMembers          teams.update    – –   ●   – –   ●   ●     ●     .    ●   ●    –    x   x    ●
 TeamService.GetTeamMember           teams.get       – ●   ●   ● ●   ●   ●     ●     .    ●   ●    –    x   x    ●
 TeamService.ListTeamMembers         teams.get       – ●   ●   ● ●   ●   ●     ●     .    ●   ●    –    x   x    ●
 TeamService.ListUserTeams           teams.get       ∅ ●   ●   ● ●   ●   ●     ●     ●    ●   ●    –    x   x    ●

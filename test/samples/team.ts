@@ -55,6 +55,14 @@ export const teamSamples: Samples = {
       userId: await person("guest"),
     }),
   },
+  "TeamService.SetTeamMembers": {
+    by: "owner",
+    request: async ({ orgId, teamId, owner, person }) => {
+      const { members } = await owner.teams.listTeamMembers({ orgId, teamId, pageSize: 900 });
+      const stay = members.map(({ userId, role }) => ({ userId, role }));
+      return { orgId, teamId, members: [...stay, { userId: await person("guest"), role: MEMBER }] };
+    },
+  },
   "TeamService.GetTeamMember": {
     by: "member",
     request: ({ orgId, teamId, mateId: userId }) => ({ orgId, teamId, userId }),
