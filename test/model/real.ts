@@ -59,19 +59,19 @@ const firstLimits: readonly Limits[] = [
   { members: 5, pendingInvitations: 3, roles: 2, teams: 4, teamDepth: 3 },
 ];
 const firstKey = (org: number, invitee: number): string => `first ${org} ${invitee}`;
-/** Which teams the first orgs have, and who is what in them. */
+/** Which teams the first orgs have, and who is what in them. Of their names those come first that are made first. */
 const firstTeams: readonly Readonly<Record<string, Node>>[] = [
   {
-    A: team("Ant", "", false, [[4, "MAINTAINER"]]),
-    B: team("Bee", "A", true, [[3, "MEMBER"]]),
-    C: team("Ant", "B", false, []),
-    D: team("Elk", "", true, [[4, "MEMBER"]]),
-    G: { ...team("Elk", "A", false, [[4, "MEMBER"]]), deleted: "first" },
-    H: { ...team("Bee", "G", true, [[3, "MAINTAINER"]]), deleted: "first" },
+    "+A": team("Ant", "", false, [[4, "MAINTAINER"]]),
+    "+B": team("Bee", "+A", true, [[3, "MEMBER"]]),
+    "+C": team("Ant", "+B", false, []),
+    "+D": team("Elk", "", true, [[4, "MEMBER"]]),
+    "+G": { ...team("Elk", "+A", false, [[4, "MEMBER"]]), deleted: "first" },
+    "+H": { ...team("Bee", "+G", true, [[3, "MAINTAINER"]]), deleted: "first" },
   },
   {
-    E: team("Ant", "", true, [[1, "MEMBER"]]),
-    F: team("Bee", "E", false, [[5, "MAINTAINER"]]),
+    "+E": team("Ant", "", true, [[1, "MEMBER"]]),
+    "+F": team("Bee", "+E", false, [[5, "MAINTAINER"]]),
   },
 ];
 
@@ -412,6 +412,11 @@ export class Real {
     if (!member) return expect.fail("no member of a team came back");
     const { teamId, userId, role } = member;
     return { team: this.teamKey(teamId), user: this.user(userId), role: roleNames.get(role) };
+  }
+
+  /** A membership with the teams by which it is one. */
+  granted(member: TeamMember | undefined, via: readonly string[] = []): Answer {
+    return { ...this.teamMember(member), via: via.map((id) => this.teamKey(id)) };
   }
 
   invitation(invitation: Invitation | undefined): Answer {

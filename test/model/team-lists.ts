@@ -4,11 +4,12 @@ import { View } from "../../src/gen/roster/v1/view_pb.ts";
 import { aimedCalls, calls, callWith, type Draw, person } from "./operation.ts";
 import { stateOfOrg } from "./real.ts";
 import { isThere, liveTeam, named, pickedToUse, teamAnswer } from "./teams.ts";
-import { isLive, sees } from "./trees.ts";
+import { isLive, nearest, sees } from "./trees.ts";
 import {
   type Answer,
   countsOf,
   enter,
+  type Org,
   permissionsOf,
   platform,
   refuse,
@@ -41,46 +42,87 @@ const listTeams = aimedCalls("ListTeams", {
   },
 });
 
+const effective = fc.boolean();
+
+/** What someone is in a team, or by one below it that a caller sees, and by which teams. */
+const grantedIn = (
+  { teams }: Org,
+  team: string,
+  user: number,
+  isEffective: boolean,
+  isSeen: (key: string) => boolean,
+) => {
+  const via = isEffective ? nearest(teams, team, user, isSeen) : [team];
+  const [own = ""] = via ?? [];
+  const role = teams.get(own)?.members.get(user);
+  return role && { team: own, user, role, via: isEffective ? via : [] };
+};
+
 const listTeamMembers = aimedCalls("ListTeamMembers", {
-  input: callWith({ team: pick }),
-  aim: (input, world) => ({ ...input, team: pickedToUse(world, input.org, input.team) }),
+  input: callWith({ pick, effective }),
+  aim: (input, world) => ({ ...input, team: pickedToUse(world, input.org, input.pick) }),
   predict: (world, call) => {
-    const { team } = call;
+    const { by, team } = call;
     const { org, held } = enter(world, call, "teams.get", { team });
-    const members = [...liveTeam(org, team, call, held).members];
-    const shown = members.filter(([user]) => isThere(world, org, user));
-    return unordered(shown.map(([user, role]) => ({ team, user, role })));
+    liveTeam(org, team, call, held);
+    const isSeen = (key: string): boolean => sees(org.teams, key, by, sightOf(held));
+    const members = [...org.members.keys()].flatMap((user) => {
+      if (!isThere(world, org, user)) return [];
+      return grantedIn(org, team, user, call.effective, isSeen) ?? [];
+    });
+    return unordered(members);
   },
   send: async (real, { teams }, call, options) => {
-    const { members } = await teams.listTeamMembers(named(real, call), options);
-    return unordered(members.map((member) => real.teamMember(member)));
+    const request = { ...named(real, call), effective: call.effective };
+    const { members } = await teams.listTeamMembers(request, options);
+    return unordered(members.map((member) => real.granted(member, member.viaTeamIds)));
   },
 });
 
-const listUserTeams = aimedCalls("ListUserTeams", {
-  input: callWith({ user: person }),
-  aim: (input) => input,
+const getTeamMember = aimedCalls("GetTeamMember", {
+  input: callWith({ pick, user: person, effective }),
+  aim: (input, world) => ({ ...input, team: pickedToUse(world, input.org, input.pick) }),
+  predict: (world, call) => {
+    const { by, team, user } = call;
+    const { org, held } = enter(world, call, "teams.get", { team });
+    liveTeam(org, team, call, held);
+    const isSeen = (key: string): boolean => sees(org.teams, key, by, sightOf(held));
+    const granted = isThere(world, org, user) && grantedIn(org, team, user, call.effective, isSeen);
+    return granted || refuse("TEAM_MEMBER_NOT_FOUND");
+  },
+  send: async (real, { teams }, call, options) => {
+    const { user, effective } = call;
+    const request = { ...named(real, call), userId: real.userIds[user] ?? "", effective };
+    const { member } = await teams.getTeamMember(request, options);
+    return real.granted(member, member?.viaTeamIds);
+  },
+});
+
+const listUserTeams = calls("ListUserTeams", {
+  input: callWith({ user: person, effective }),
   predict: (world, call) => {
     const { by, user } = call;
     const { org, held } = enter(world, call, "teams.get", { self: by === user });
+    const { teams } = org;
     const sight = sightOf(held);
+    const isSeen = (key: string): boolean => sees(teams, key, by, sight);
     const isMember = isThere(world, org, user);
-    const shown = [...org.teams].flatMap(([key, team]) => {
-      const role = team.members.get(user);
-      if (!isMember || !role || !isLive(team) || !sees(org.teams, key, by, sight)) return [];
-      return [{ ...teamAnswer(key, team), user, role }];
+    const shown = [...teams].flatMap(([key, team]) => {
+      if (!isMember || !isLive(team) || !isSeen(key)) return [];
+      const granted = grantedIn(org, key, user, call.effective, isSeen);
+      return granted ? [{ ...teamAnswer(key, team), granted }] : [];
     });
     const isHidden = sight === "own" && by !== user;
     if (shown.length === 0 && (!isMember || isHidden)) refuse("ORG_MEMBER_NOT_FOUND");
     return unordered(shown);
   },
-  send: async (real, { teams }, { org, user }, options) => {
-    const request = { orgId: real.orgIds[org] ?? "", userId: real.userIds[user] ?? "" };
+  send: async (real, { teams }, { org, user, effective }, options) => {
+    const userId = real.userIds[user] ?? "";
+    const request = { orgId: real.orgIds[org] ?? "", userId, effective };
     const { userTeams } = await teams.listUserTeams(request, options);
     return unordered(
-      userTeams.map(({ team, member }) => {
-        const { user, role } = real.teamMember(member);
-        return { ...real.team(team), user, role };
+      userTeams.map(({ team, member, viaTeamIds }) => {
+        return { ...real.team(team), granted: real.granted(member, viaTeamIds) };
       }),
     );
   },
@@ -107,7 +149,7 @@ const getOrg = calls("GetOrg", {
   },
 });
 
-export const lookingAtTeams = [getOrg, listTeams, listTeamMembers, listUserTeams];
+export const lookingAtTeams = [getOrg, listTeams, listTeamMembers, listUserTeams, getTeamMember];
 
 /** The teams of a world and who is in them, to platform and to those of an org who are not shown all. */
 export const teamViewsOf = (world: World): Draw[] =>
@@ -120,10 +162,10 @@ export const teamViewsOf = (world: World): Draw[] =>
     });
     return [platform, ...some].flatMap((by, turn) => [
       listTeams.with({ by, org: place, deleted: true }),
-      listTeamMembers.with({ by, org: place, team: turn + places.length }),
+      listTeamMembers.with({ by, org: place, pick: turn + places.length, effective: true }),
       ...members
         .filter((_, other) => by === platform || other === (turn + places.length) % members.length)
-        .map((user) => listUserTeams.with({ by, org: place, user })),
+        .map((user) => listUserTeams.with({ by, org: place, user, effective: by !== platform })),
       getOrg.with({ by, org: place }),
     ]);
   });

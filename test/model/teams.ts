@@ -4,7 +4,7 @@ import fc from "fast-check";
 import { TeamRole } from "../../src/gen/roster/v1/team_member_pb.ts";
 import { TeamVisibility } from "../../src/gen/roster/v1/team_pb.ts";
 import { aimedCalls, among, callWith, person } from "./operation.ts";
-import type { Real } from "./real.ts";
+import { type Real, refusalIn } from "./real.ts";
 import {
   childrenOf,
   depthOf,
@@ -365,6 +365,50 @@ const removeTeamMember = aimedCalls("RemoveTeamMember", {
   },
 });
 
+const setTeamMembers = aimedCalls("SetTeamMembers", {
+  input: teamCall({
+    pick,
+    wanted: fc.array(fc.record({ user: person, role: teamRole }), { maxLength: 4 }),
+  }),
+  aim: (input, world) => aimAtTeam(input, world),
+  predict: (world, call) => {
+    const { by, team, wanted } = call;
+    const { org, held } = enterTeams(world, call, "teams.update", call);
+    const former = liveTeam(org, team, call, held);
+    const roles = new Map(wanted.toReversed().map(({ user, role }) => [user, role]));
+    const present = [...roles].filter(([user]) => isThere(world, org, user));
+    const removed = [...former.members.keys()].filter(
+      (user) => !roles.has(user) && isThere(world, org, user),
+    );
+    if (present.length > 0 || removed.some((user) => user !== by))
+      demandMaintainer(org, team, call, held, "teams.update");
+    setMembers(org, team, (members) => {
+      for (const user of removed) members.delete(user);
+      for (const [user, role] of present) members.set(user, role);
+    });
+    const results = wanted.map(({ user, role }) => {
+      if (roles.get(user) !== role) return { refused: "FIELD_INVALID" };
+      if (!isThere(world, org, user)) return { refused: "ORG_MEMBER_NOT_FOUND" };
+      return { team, user, role };
+    });
+    return { results, removed: removed.sort() };
+  },
+  send: async (real, { teams }, call, options) => {
+    const members = call.wanted.map(({ user, role }) => ({
+      userId: real.userIds[user] ?? "",
+      role: TeamRole[role],
+    }));
+    const request = { ...named(real, call), members };
+    const { results, removedUserIds } = await teams.setTeamMembers(request, options);
+    return {
+      results: results.map(({ result }) =>
+        result.case === "member" ? real.teamMember(result.value) : refusalIn(result.value),
+      ),
+      removed: removedUserIds.map((id) => real.user(id)).sort(),
+    };
+  },
+});
+
 export const teamCalls = [
   createTeam,
   createTeam,
@@ -377,4 +421,6 @@ export const teamCalls = [
   addTeamMember,
   updateTeamMember,
   removeTeamMember,
+  setTeamMembers,
+  setTeamMembers,
 ];

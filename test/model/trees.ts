@@ -43,6 +43,26 @@ export const depthOf = (teams: Teams, key: string): number => upFrom(teams, key)
 export const deepest = (teams: Teams): number =>
   Math.max(0, ...[...teams].map(([key, team]) => (isLive(team) ? depthOf(teams, key) : 0)));
 
+/** Where someone's nearest role in a team or in one below it is: the fewest levels below, of those the first made. */
+export const nearest = (
+  teams: Teams,
+  wanted: string,
+  user: number,
+  isSeen: (key: string) => boolean,
+): readonly string[] | undefined => {
+  const held = liveDownFrom(teams, wanted).filter(
+    (key) => teams.get(key)?.members.has(user) && isSeen(key),
+  );
+  const [first] = held.sort(
+    (one, other) => depthOf(teams, one) - depthOf(teams, other) || (one < other ? -1 : 1),
+  );
+  return first === undefined ? undefined : wayUp(teams, first, wanted);
+};
+
+/** The teams from one up to another above it. */
+const wayUp = (teams: Teams, from: string, to: string): string[] =>
+  from === to ? [from] : [from, ...wayUp(teams, teams.get(from)?.parent ?? to, to)];
+
 const isIn =
   (user: number, role?: TeamRole) =>
   (team: Team): boolean =>
