@@ -351,11 +351,12 @@ export const whileReferredTo =
     throw error.code === "23503" ? fail(reason, metadata) : error;
   };
 
-/** Rethrows a refusal of the database for which a new look at what there is may find another way. */
+/** Rethrows refusals of the database for which a new look at what there is may find another way. */
 export const askedAnew =
-  (reason: Reason) =>
+  (...reasons: readonly Reason[]) =>
   (error: DatabaseError): never => {
-    throw raisedBy(error)?.[0] === reason ? new Overtaken(reason) : error;
+    const [reason] = raisedBy(error) ?? [];
+    throw reason !== undefined && reasons.includes(reason) ? new Overtaken(reason) : error;
   };
 
 /** What our own functions raise: the reason is the message, its metadata the detail. */

@@ -6,6 +6,7 @@ import { AuditService } from "./gen/roster/v1/audit_service_pb.ts";
 import { OrgService } from "./gen/roster/v1/org_service_pb.ts";
 import { TeamService } from "./gen/roster/v1/team_service_pb.ts";
 import { UserService } from "./gen/roster/v1/user_service_pb.ts";
+import { accessChecks } from "./services/access.ts";
 import { auditService } from "./services/audit.ts";
 import { invitationBatches } from "./services/invitation-batches.ts";
 import { invitations } from "./services/invitations.ts";
@@ -14,7 +15,7 @@ import { orgMemberBatches } from "./services/org-member-batches.ts";
 import { orgMembers } from "./services/org-members.ts";
 import { orgs, userOrgs } from "./services/orgs.ts";
 import { profiles } from "./services/profiles.ts";
-import { accessService } from "./services/roles.ts";
+import { roles } from "./services/roles.ts";
 import { teamMemberSets } from "./services/team-member-sets.ts";
 import { teamMembers } from "./services/team-members.ts";
 import { teams } from "./services/teams.ts";
@@ -50,6 +51,7 @@ const teamService = {
   ...teamMembers,
   ...teamMemberSets,
 } satisfies ServiceImpl<typeof TeamService>;
+const accessService = { ...roles, ...accessChecks } satisfies ServiceImpl<typeof AccessService>;
 
 /** Every service that this process answers. */
 export const routes: readonly Route[] = [

@@ -91,6 +91,9 @@ TeamService.ListTeamMembers         teams.get       – ●   ●   ● ●   �
 TeamService.ListUserTeams           teams.get       ∅ ●   ●   ● ●   ●   ●     ●     ●    ●   ●    –    x   x    ●
 TeamService.UpdateTeamMember        teams.update    – –   ●   – –   ●   ●     ●     .    ●   ●    –    x   x    ●
 TeamService.RemoveTeamMember        teams.update    – –   ●   – –   ●   ●     ●     ●    ●   ●    –    x   x    ●
+AccessService.CheckAccess           access.check    – –   –   – –   –   ●     ●     ●    ●   ●    –    x   x    ●
+AccessService.BatchCheckAccess      access.check    – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●
+AccessService.ListEffectivePermissions access.check – –   –   – –   –   ●     ●     ●    ●   ●    –    x   x    ●
 AccessService.CreateRole            roles.manage    – –   –   – –   –   ●     ●     .    –   –    –    x   x    ●
 AccessService.GetRole               org.get         ● ●   ●   ● ●   ●   ●     ●     .    ●   ●    –    x   x    ●
 AccessService.ListRoles             org.get         ● ●   ●   ● ●   ●   ●     ●     .    ●   ●    –    x   x    ●

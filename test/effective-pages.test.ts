@@ -14,7 +14,7 @@ const userCount = 40;
 let tenant: Tenant;
 /** Members of the org, in the order of their ids. */
 let people: string[];
-/** A tree of forty teams. Under one of them lie eight in which hardly anybody is but the last of the people. */
+/** A tree of forty teams. Under one of them lie nine in which hardly anybody is but the last of the people. */
 const teams: Team[] = [];
 
 const nextOf = (seed: number) => () => {
@@ -36,24 +36,26 @@ beforeAll(async () => {
   const next = nextOf(7);
   for (let n = 0; n < 40; n++) {
     const parent =
-      n === 0 ? undefined : n === 31 ? teams[0] : n > 31 ? teams[31] : teams[next() % n];
-    const secret = n !== 31 && n % 5 === 4;
+      n === 0 ? undefined : n === 30 ? teams[0] : n > 30 ? teams[30] : teams[next() % n];
+    const secret = n !== 30 && n % 5 === 4;
     const visibility = secret ? TeamVisibility.SECRET : TeamVisibility.VISIBLE;
     const team = { orgId, name: `${n}`, parentTeamId: parent?.id ?? "", visibility };
     teams.push(await makeTeam(owner, team));
   }
-  const late = people.slice(-3);
+  const [last = "", ...late] = people.slice(-3).reverse();
   const early = people.slice(0, -3);
   for (const [n, { id: teamId }] of teams.entries()) {
     const inIt =
-      n < 31 ? early.filter(() => next() % 6 === 0) : late.filter(() => next() % 2 === 0);
+      n < 30 ? early.filter(() => next() % 6 === 0) : late.filter(() => next() % 2 === 0);
     // One person is everywhere before the last.
-    const all = n < 31 ? [...new Set([...inIt, early[5] ?? ""])] : inIt;
+    const all = n < 30 ? [...new Set([...inIt, early[5] ?? ""])] : inIt;
     if (n === 32) all.push(early[1] ?? "");
+    // One is in a secret team alone.
+    if (n === 34) all.push(last);
     const role: TeamRole = n % 7 === 3 ? TeamRole.MAINTAINER : TeamRole.MEMBER;
     const members = all.map((userId) => ({ userId, role }));
     // A guest sees all that lies below theirs.
-    if (n === 31) members.push({ userId: tenant.guestId, role: TeamRole.MAINTAINER });
+    if (n === 30) members.push({ userId: tenant.guestId, role: TeamRole.MAINTAINER });
     await owner.teams.setTeamMembers({ orgId, teamId, members });
   }
   // Nobody is anywhere by a team that is deleted.
@@ -113,7 +115,7 @@ const pagesOf = async (caller: Callers, teamId: string, pageSize: number) => {
 };
 
 // Of these sizes the first walks the org's memberships for all but small teams, the last asks each team.
-const sizes = [1, 3, 1_000];
+const sizes = [1, 3, 5, 1_000];
 const callers: Record<string, () => Promise<Callers> | Callers> = {
   "an owner": () => tenant.owner,
   "a member without a team": () => tenant.member,

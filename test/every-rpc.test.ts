@@ -100,7 +100,10 @@ describe("Every id in every request", () => {
   const [inviting, orgs] = [true, false].map((invites) =>
     selecting.filter(([, { rule }]) => (rule.scope === Scope.INVITEE) === invites),
   ) as [typeof selecting, typeof selecting];
-  const resources = heeded.filter(([, { rule }, path]) => path !== rule.org);
+  const others = heeded.filter(([, { rule }, path]) => path !== rule.org);
+  const [unknowns, resources] = [true, false].map((may) =>
+    others.filter(([, { unknown }, path]) => (unknown?.includes(path) ?? false) === may),
+  ) as [typeof others, typeof others];
 
   test("is of a kind that these tests know", () => {
     expect(new Set(resources.map(([, , path]) => path.split(".").at(-1)))).toEqual(
@@ -221,6 +224,16 @@ describe("Every id in every request", () => {
       }
     },
   );
+
+  test.each(unknowns)("is answered alike, be it of nothing: %s", async (_name, way, path) => {
+    const { foreign, deleted } = strangers(path);
+    const request = await requestOf(way, home);
+    const ask = (id = "") => send(home.owner, way.method, withField(way.method, request, path, id));
+    const answer = await ask(randomUUID());
+    expect(await ask(foreign)).toBe(answer);
+    expect(await ask(deleted)).toBe(answer);
+    expect(await send(home.owner, way.method, request)).not.toBe(answer);
+  });
 
   test.each(heeded)(
     "INVALID_ARGUMENT names it when it is malformed: %s",

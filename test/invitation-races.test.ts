@@ -2,7 +2,8 @@ import { randomUUID } from "node:crypto";
 import { beforeAll, describe, expect, test } from "vitest";
 import { type Callers, refusal, type Tenant, useHarness } from "./harness.ts";
 import { expire, invite, inviteUser } from "./made-invitation.ts";
-import { makeTeam } from "./made-team.ts";
+import { makeRole } from "./made-role.ts";
+import { makeTeam, tenantWithTeam } from "./made-team.ts";
 import { address } from "./made-user.ts";
 import { overlap } from "./overlap.ts";
 
@@ -195,6 +196,28 @@ describe("Whoever invites at the same instant", () => {
         "done",
       ]);
       expect(await pending(email)).toBe(1);
+    }
+  });
+
+  test("many answers for each by the roles and teams of then", async () => {
+    for (const change of ["updateRole", "deleteRole", "deleteTeam"] as const) {
+      const { orgId, owner, admin, team } = await tenantWithTeam(harness.current);
+      await makeRole(owner, orgId, "crew", "org.get");
+      const role = { orgId, name: "crew", permissions: ["org.delete"] };
+      const changes = {
+        updateRole: () => owner.access.updateRole({ role }),
+        deleteRole: () => owner.access.deleteRole(role),
+        deleteTeam: () => owner.teams.deleteTeam({ orgId, teamId: team.id }),
+      };
+      const touched = { email: address(), role: "crew", teamIds: [team.id] };
+      const invitations = [touched, { email: address() }];
+      const [changed, invited] = await overlap(harness.current, changes[change], () =>
+        admin.orgs.batchCreateInvitations({ orgId, invitations }),
+      );
+      expect(changed?.status).toBe("fulfilled");
+      expect(invited, change).toMatchObject({
+        value: { results: [{ result: { case: "error" } }, { result: { case: "invitation" } }] },
+      });
     }
   });
 

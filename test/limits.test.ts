@@ -382,6 +382,20 @@ describe("A batch that finds less room than there was when it began", () => {
   });
 });
 
+describe("A batch that finds someone added meanwhile who takes no room", () => {
+  test("fills the room that it kept for them", async () => {
+    const [one = "", two = ""] = await users(2);
+    const orgId = await limited({ members: 2 });
+    const members = [{ userId: one }, { userId: two }];
+    const [, added] = await overlap(
+      harness.current,
+      () => add(orgId, one, { expireTime: timestampFromMs(1_000) }),
+      () => harness.current.ops.orgs.batchAddOrgMembers({ orgId, members }),
+    );
+    expect(casesOf(added)).toEqual(["member", "error"]);
+  });
+});
+
 describe("A batch that waits while a member goes", () => {
   test("fills the room that they leave", async () => {
     const [userId = "", next = ""] = await users(2);

@@ -34,6 +34,9 @@ const load = (orgId: string, crewId: string, busyId: string, guestId: string): s
     select org_id, id, 'Team ' || n, array[id],
       case n % 50 when 0 then 'SECRET' else 'VISIBLE' end, case n % 50 when 0 then array[id] else '{}' end
     from (select org_id, md5('team' || n)::uuid as id, n from people) t where n <= 5000 or n > 24000;
+  update roster.teams set parent_team_id = md5('team1')::uuid, path = md5('team1')::uuid || path
+    where id in (select md5('team' || n)::uuid from generate_series(1001, 3000) n);
+  update roster.org_counts set teams = 5001 where org_id = '${orgId}';
   insert into roster.team_members (org_id, team_id, user_id)
     select org_id, '${crewId}', id from people where n <= 5000
     union all
@@ -87,6 +90,7 @@ type Page = { readonly nextPageToken: string };
 
 describe("in an org of 20,000, after ten uses", () => {
   const view = View.FULL;
+  const effective = true;
   const byEmail = { case: "email", value: "77@EXAMPLE.com" } as const;
   const byExternalId = { case: "externalId", value: "x77" } as const;
   const bySlug = { case: "slug", value: "org-77" } as const;
@@ -103,6 +107,13 @@ describe("in an org of 20,000, after ten uses", () => {
       tenant.member.orgs.getOrgMember({ orgId: tenant.orgId, userId: tenant.ownerId }),
     GetRole: () => tenant.member.access.getRole({ orgId: tenant.orgId, name: "role-77" }),
     GetTeam: () => tenant.member.teams.getTeam({ orgId: tenant.orgId, teamId: crewId }),
+    "GetTeamMember effective": () =>
+      tenant.member.teams.getTeamMember({
+        orgId: tenant.orgId,
+        teamId: idOf("team77"),
+        userId: idOf("user77"),
+        effective,
+      }),
     GetInvitation: () =>
       tenant.owner.orgs.getInvitation({ orgId: tenant.orgId, invitationId: idOf("invitation77") }),
     ListUserOrgs: () => tenant.member.users.listUserOrgs({ userId: tenant.memberId }),
@@ -153,6 +164,15 @@ describe("in an org of 20,000, after ten uses", () => {
       harness.current.ops.users.listUserOrgs({ userId: tenant.outsiderId, ...page }),
     "ListTeamMembers FULL": (page) =>
       tenant.member.teams.listTeamMembers({ orgId: tenant.orgId, teamId: crewId, view, ...page }),
+    // What its function asks, effective-pages judges by its answers.
+    "ListTeamMembers effective": (page) =>
+      tenant.member.teams.listTeamMembers({
+        orgId: tenant.orgId,
+        teamId: crewId,
+        view,
+        effective,
+        ...page,
+      }),
     ListAuditEntries: (page) =>
       tenant.owner.audit.listAuditEntries({ orgId: tenant.orgId, ...page }),
     "ListAuditEntries of all orgs": (page) => harness.current.ops.audit.listAuditEntries(page),
@@ -240,6 +260,59 @@ describe("in an org of 20,000, after ten uses", () => {
       const nodes = plans.flatMap(nodesOf);
       expect(nodes.some((node) => node["Relation Name"] === "invitations")).toBe(true);
       expect(faultsOf(nodes, count + 1)).toEqual([]);
+    }
+  });
+
+  test("ListUserTeams effective reads the teams of the user and those above them, and no others", async () => {
+    const { orgId, adminId: userId, member } = tenant;
+    const call = () => member.teams.listUserTeams({ orgId, userId, effective });
+    await useTenTimes(call);
+    expect(faultsOf(await nodesOfCall(call), 7_001)).toEqual([]);
+  });
+
+  test("ListTeamMembers effective of a large subtree walks on until the page is full", async () => {
+    const { admin, urls } = harness.current;
+    const { rows } = await admin.query("select current_database() as name");
+    const role = `alter role roster_app in database ${rows[0].name}`;
+    const client = new pg.Client({ connectionString: urls.app });
+    await admin.query(`${role} set auto_explain.log_nested_statements = on`);
+    await client.connect();
+    await admin.query(`${role} reset auto_explain.log_nested_statements`);
+    const find = async () => {
+      await client.query("begin");
+      await client.query(enter(tenant.orgId, tenant.ownerId));
+      plans.length = 0;
+      const text = "select from roster.effective_members($1, $2, 51)";
+      const found = await client.query({ text, values: [idOf("team1"), tenant.adminId] });
+      await client.query("commit");
+      expect(found.rowCount).toBe(51);
+    };
+    await useTenTimes(find);
+    await find();
+    await client.end();
+    const nodes = plans.flatMap(nodesOf);
+    expect(nodes.filter((node) => node["Relation Name"] === "teams").length).toBeGreaterThan(2);
+    expect(faultsOf(nodes, 2_400)).toEqual(["no InitPlan"]);
+  });
+
+  test("SetTeamMembers probes each user, and reads no other team", async () => {
+    const { orgId, owner } = tenant;
+    const { team } = await owner.teams.createTeam({ team: { orgId, name: "Set" } });
+    const set = (count: number, from: number) =>
+      owner.teams.setTeamMembers({
+        orgId,
+        teamId: team?.id ?? "",
+        members: idsOf("user", from + count)
+          .slice(from)
+          .map((userId) => ({ userId })),
+      });
+    for (const count of [1_000, 3, 1_000]) {
+      if (count === 3) await useTenTimes(() => set(count, 500));
+      plans.length = 0;
+      await set(count, 700);
+      const nodes = plans.flatMap(nodesOf);
+      expect(nodes.some((node) => node["Relation Name"] === "team_members")).toBe(true);
+      expect(faultsOf(nodes, 1_001)).toEqual([]);
     }
   });
 

@@ -200,6 +200,7 @@ lint(
   exactly(
     [
       "accept_invitation to roster_directory",
+      "check_access to roster_app",
       "claim_request to roster_app",
       "claim_request to roster_directory",
       "decline_invitation to roster_directory",

@@ -33,6 +33,9 @@ export const maybeText = becoming(
 /** A uuid[] column. */
 export const ids = column((value): value is string[] => Array.isArray(value));
 
+/** A text[] column without nulls. */
+export const texts = ids;
+
 /** A jsonb column that holds an object. */
 export const jsonObject = column((value): value is JsonObject => isObject(value));
 

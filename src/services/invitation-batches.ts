@@ -38,6 +38,14 @@ const judge = (context: HandlerContext, items: readonly Item[]) => {
   return unitOfWork(context).many(query, { prepare: false });
 };
 
+/** Why the database refuses all, of which others have changed something since each was judged. */
+const changing = [
+  "ORG_LIMIT_REACHED",
+  "ROLE_UNKNOWN",
+  "ROLE_NOT_GRANTABLE",
+  "TEAM_NOT_FOUND",
+] as const;
+
 const made = (row: Parameters<typeof toSent>[0]) => {
   const { invitation, token } = toSent(row);
   return { result: { case: "invitation" as const, value: invitation }, token };
@@ -98,9 +106,7 @@ export const invitationBatches = {
       const { free, taken, doubles } = sortOut(orgId(context), left, await judge(context, left));
       const asked = [...free.values()];
       const inserted = asked.length > 0 ? insertInvitations(context, asked) : Promise.resolve([]);
-      const rows = await inserted
-        .catch(askedAnew("ORG_LIMIT_REACHED"))
-        .catch(fieldInside("invitations"));
+      const rows = await inserted.catch(askedAnew(...changing)).catch(fieldInside("invitations"));
       for (const row of rows) results.set(free.get(row.invitation_id) as Item, made(row));
       const settled = rows.length === free.size ? [...taken, ...doubles] : taken;
       for (const [item, result] of settled) results.set(item, result);

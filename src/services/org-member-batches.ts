@@ -1,7 +1,7 @@
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { z } from "zod";
 import { orgId, unitOfWork } from "../context.ts";
-import { sql } from "../database/sql.ts";
+import { Overtaken, sql } from "../database/sql.ts";
 import { askedAnew, refused } from "../errors.ts";
 import type { OrgService } from "../gen/roster/v1/org_service_pb.ts";
 import { memberColumns, memberRow, timeText, toMember } from "./org-members.ts";
@@ -109,8 +109,10 @@ export const orgMemberBatches = {
     let sorted = sortOut(orgId(context), items, await judge(context, items));
     // While that waited, others may have gone. Now that it has what it waited for, none can.
     if (sorted.isFull) sorted = sortOut(orgId(context), items, await judge(context, items));
-    const { addable, refusals } = sorted;
+    const { addable, refusals, isFull } = sorted;
     const rows = addable.size > 0 ? await insert(context, [...addable.values()]) : [];
+    // Room was kept for whoever was added meanwhile, and may be left.
+    if (isFull && rows.length < addable.size) throw new Overtaken("others were added meanwhile");
     const added = new Map(rows.map((row) => [addable.get(row.member_user_id), row]));
     return {
       results: items.map((item, place) => {

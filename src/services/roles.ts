@@ -65,8 +65,13 @@ const unwritten = async (context: HandlerContext, name: string, given: string): 
 const distinct = (permissions: readonly string[]) =>
   sql.array([...new Set(permissions)].sort(), "text");
 
-/** Roles. That nobody hands out more than they hold, triggers demand. */
-export const accessService = {
+type Roles = Pick<
+  ServiceImpl<typeof AccessService>,
+  "createRole" | "getRole" | "listRoles" | "updateRole" | "deleteRole"
+>;
+
+/** Roles, RPCs of AccessService. That nobody hands out more than they hold, triggers demand. */
+export const roles = {
   async createRole({ role }, context) {
     if (!role) throw fail("FIELD_REQUIRED", { field: "role" });
     const row = await unitOfWork(context).one(
@@ -125,4 +130,4 @@ export const accessService = {
     if (!row) throw await unwritten(context, name, given);
     return { role: toRole(row) };
   },
-} satisfies ServiceImpl<typeof AccessService>;
+} satisfies Roles;

@@ -92,9 +92,13 @@ type Judgement = Pick<ResultRow, "budget" | "met">;
 const judgementOf = ({ budget, against }: Operation, costs: Costs): Judgement => {
   if (budget) return judge(budget, costs);
   if (!against) return { budget: null, met: null };
-  const { operation, calls } = against;
+  const { operation, calls, most } = against;
   const other = calls === 1 ? operation : `${calls} ${operation}`;
-  return { budget: `${againstOf(against, costs).toFixed(2)} × ${other}`, met: null };
+  const ratio = againstOf(against, costs);
+  return {
+    budget: `${ratio.toFixed(2)}${most === undefined ? "" : ` ≤ ${most}`} × ${other}`,
+    met: most === undefined ? null : ratio <= most,
+  };
 };
 
 type Ratios = Pick<ResultRow, "ratio" | "postgres_ratio" | "naive_ratio">;

@@ -9,6 +9,7 @@ import {
   toBinary,
 } from "@bufbuild/protobuf";
 import { tokenKey } from "../../src/database/page.ts";
+import { AccessService } from "../../src/gen/roster/v1/access_service_pb.ts";
 import { OrgService } from "../../src/gen/roster/v1/org_service_pb.ts";
 import { TeamService } from "../../src/gen/roster/v1/team_service_pb.ts";
 import { UserService } from "../../src/gen/roster/v1/user_service_pb.ts";
@@ -37,6 +38,8 @@ export interface Operation {
 export interface Against {
   readonly operation: string;
   readonly calls: number;
+  /** The most that the call may cost, as a ratio to them; without it the ratio is shown only. */
+  readonly most?: number;
 }
 
 /** The most a call may cost, as ratios of CPU. */
@@ -95,6 +98,13 @@ const dealt = (n: number, things: number): { org: number; thing: number } => {
 
 const invitationKey = tokenKey(tokenSecret, "invitation");
 
+/** A question about a member of an org and one of its teams. */
+const check = (org: number, n: number) => ({
+  userId: member(org, 2 + (n % 18)),
+  permission: "teams.update",
+  teamId: idOf("team", org * usual.teams + (n % usual.teams)),
+});
+
 export const operations: readonly Operation[] = [
   operation(
     UserService.method.getUser,
@@ -122,6 +132,26 @@ export const operations: readonly Operation[] = [
     },
     get,
   ),
+  {
+    ...operation(AccessService.method.checkAccess, (n) => {
+      const org = small(n);
+      return { sender: member(org, 0), request: { orgId: idOf("org", org), ...check(org, n) } };
+    }),
+    against: { operation: "GetUser", calls: 1, most: 1.2 },
+    rosterOnly: true,
+  },
+  {
+    ...operation(AccessService.method.batchCheckAccess, (n) => {
+      const org = large(n);
+      const checks = Array.from({ length: 1_000 }, (_, i) => ({
+        ...check(org, i),
+        userId: member(org, i),
+      }));
+      return { sender: member(org, 0), request: { orgId: idOf("org", org), checks } };
+    }),
+    against: { operation: "CheckAccess", calls: 1_000, most: 0.2 },
+    rosterOnly: true,
+  },
   operation(
     OrgService.method.listOrgMembers,
     (n) => {

@@ -4,6 +4,7 @@ import { OrgMemberState } from "../../src/gen/roster/v1/org_member_pb.ts";
 import { calls, callWith, end, person, role } from "./operation.ts";
 import { endOf, refusalIn } from "./real.ts";
 import {
+  Anew,
   type Answer,
   demandGrantable,
   demandHeld,
@@ -106,8 +107,9 @@ export const batchAddOrgMembers = calls("BatchAddOrgMembers", {
     const entered = enter(world, call, "members.add");
     const { org, held } = entered;
     const added = new Set<number>();
-    // Who is in the way of themselves was kept room for.
+    // Who is in the way of themselves was kept room for, which may be left.
     const kept = new Set<number>();
+    let isFull = false;
     const answers = call.members.map((member) => {
       try {
         const answer = add(world, org, held, member, added.has(member.user), kept.size);
@@ -117,9 +119,11 @@ export const batchAddOrgMembers = calls("BatchAddOrgMembers", {
         if (!(error instanceof Refused)) throw error;
         const isKept = error.message === "ORG_MEMBER_EXISTS" && member.end !== "over";
         if (isKept && isInTheWay(world, org, member.user)) kept.add(member.user);
+        isFull ||= error.message === "ORG_LIMIT_REACHED";
         return error.answer;
       }
     });
+    if (isFull && kept.size > 0) throw new Anew();
     if (added.size > 0) demandHeld(call, entered);
     return answers;
   },

@@ -23,6 +23,15 @@ export const invitations: readonly Guard[] = [
     "invitation-races",
     "does nothing once they have lost their rights",
   ),
+  ...["ROLE_UNKNOWN", "ROLE_NOT_GRANTABLE", "TEAM_NOT_FOUND"].map((reason) =>
+    inSource("src/services/invitation-batches.ts")(
+      `a batch is sorted anew by the roles and teams of then: ${reason}`,
+      `  "${reason}",\n`,
+      "",
+      "invitation-races",
+      "many answers for each by the roles and teams of then",
+    ),
+  ),
   inRefusal(
     "there is such a role",
     "if needed is null then",

@@ -2,6 +2,7 @@
 import { type Guard, inRoutine, inSource, sql } from "./guard.ts";
 
 const inAdding = inRoutine("add_to_count");
+const inBatches = inSource("src/services/org-member-batches.ts");
 
 export const limits: readonly Guard[] = [
   inAdding(
@@ -39,16 +40,35 @@ export const limits: readonly Guard[] = [
     "limits",
     "as many of a batch as there is room for",
   ),
-  ...["org-member", "invitation"].map((name) =>
-    inSource(`src/services/${name}-batches.ts`)(
-      "a batch with less room by then is sorted anew",
-      '.catch(askedAnew("ORG_LIMIT_REACHED"))',
-      "",
-      "limits",
-      "as many members or invitations as there is room for by then",
-    ),
+  inBatches(
+    "a batch with less room by then is sorted anew",
+    '.catch(askedAnew("ORG_LIMIT_REACHED"))',
+    "",
+    "limits",
+    "as many members or invitations as there is room for by then",
   ),
-  inSource("src/services/org-member-batches.ts")(
+  inSource("src/services/invitation-batches.ts")(
+    "a batch with less room by then is sorted anew",
+    '  "ORG_LIMIT_REACHED",\n',
+    "",
+    "limits",
+    "as many members or invitations as there is room for by then",
+  ),
+  inBatches(
+    "who went while it waited leaves room",
+    "if (sorted.isFull)",
+    "if (false)",
+    "limits",
+    "fills the room that they leave",
+  ),
+  inBatches(
+    "room that was kept is not lost",
+    "if (isFull &&",
+    "if (false &&",
+    "limits",
+    "fills the room that it kept for them",
+  ),
+  inBatches(
     "who is over from the first takes no room",
     "verdict.is_over ? 0 : 1",
     "1",

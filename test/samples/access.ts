@@ -12,6 +12,30 @@ const newRole = async ({ harness, orgId }: World): Promise<string> => {
 };
 
 export const accessSamples: Samples = {
+  "AccessService.CheckAccess": {
+    by: "owner",
+    unknown: ["user_id"],
+    request: ({ orgId, mateId, teamId }) => ({
+      orgId,
+      userId: mateId,
+      permission: "teams.get",
+      teamId,
+    }),
+  },
+  "AccessService.BatchCheckAccess": {
+    by: "owner",
+    request: ({ orgId, mateId, teamId }) => ({
+      orgId,
+      checks: [
+        { userId: mateId, permission: "teams.get", teamId },
+        { userId: mateId, permission: "org.delete" },
+      ],
+    }),
+  },
+  "AccessService.ListEffectivePermissions": {
+    by: "owner",
+    request: ({ orgId, mateId, teamId }) => ({ orgId, userId: mateId, teamId }),
+  },
   "AccessService.CreateRole": {
     by: "owner",
     request: ({ orgId }) => ({

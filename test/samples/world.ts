@@ -73,6 +73,8 @@ export interface Sample {
   readonly by: "owner" | "member" | "platform" | "service";
   /** Fields with the form of an id that the RPC does not read. */
   readonly ignored?: readonly string[];
+  /** Fields that may hold the id of nothing, which is answered like a foreign or a deleted one. */
+  readonly unknown?: readonly string[];
   /** A field with a value by which the request fails; without it a second try does, or a stale etag. */
   readonly fault?: readonly [path: string, value: unknown];
 }
