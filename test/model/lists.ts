@@ -1,5 +1,6 @@
 /** Calls that look: who the caller is, and what there is. */
 
+import { accessCalls, accessViewsOf } from "./access.ts";
 import { invitationAnswer } from "./invitations.ts";
 import { calls, callWith, type Draw, person } from "./operation.ts";
 import { builtInRoles, sorted, stateOfOrg } from "./real.ts";
@@ -104,6 +105,7 @@ export const lookingCalls = [
   listInvitations,
   listUserOrgs,
   ...lookingAtTeams,
+  ...accessCalls,
 ];
 
 /** All that platform is shown of a world, and what others are of its teams. */
@@ -113,4 +115,5 @@ export const viewsOf = (world: World): Draw[] => [
   ),
   ...world.users.map((_, user) => listUserOrgs.with({ by: platform, org: 0, user })),
   ...teamViewsOf(world),
+  ...accessViewsOf(world),
 ];

@@ -152,7 +152,7 @@ const change: fc.Arbitrary<Change> = fc.oneof(
 );
 const fieldOf = { role: "role", suspended: "state", end: "expire_time" };
 
-const updateOrgMember = calls("UpdateOrgMember", {
+export const updateOrgMember = calls("UpdateOrgMember", {
   input: callWith({ user: person, change }),
   predict: (world, call) => {
     const { org, held } = enterToGrant(world, call, "members.update");

@@ -79,13 +79,13 @@ const firstTeams: readonly Readonly<Record<string, Node>>[] = [
 export const endOf = (end: End) =>
   end === "never" ? {} : { expireTime: timestampFromMs(end === "over" ? 1_000 : 4e12) };
 
-const stateNames = new Map<number, string>(
-  Object.entries(InvitationState).map(([name, state]) => [state, name]),
-);
+/** The names of an enum's numbers. */
+export const namesOf = (numbers: Readonly<Record<string, number>>): Map<number, string> =>
+  new Map(Object.entries(numbers).map(([name, number]) => [number, name]));
 
-const roleNames = new Map<number, string>(
-  Object.entries(TeamRole).map(([name, role]) => [role, name]),
-);
+const stateNames = namesOf(InvitationState);
+
+export const roleNames = namesOf(TeamRole);
 
 /** How a call ended, and what the audit log should say of it. */
 interface Ending {
@@ -261,7 +261,7 @@ export class Real {
     const token = by === platform ? this.harness.ops.token : this.tokens[by];
     const headers = { authorization: `Bearer ${token}`, "x-request-id": correlationId };
     const clients = this.connections[connection] ?? expect.fail("there is no such connection");
-    const mutates = !/^(Get|List)/.test(what);
+    const mutates = !/^(Get|List|Check|BatchCheck)/.test(what);
     try {
       const answer = await send(clients, { headers });
       this.count(`${what} SUCCEEDED`);

@@ -83,8 +83,12 @@ const aimAtTeam = <Input extends Picking>(input: Input, world: World) => ({
 
 export const named = (real: Real, { org, team }: Call & { readonly team: string }) => ({
   orgId: real.orgIds[org] ?? "",
-  teamId: real.teamIds.get(team) ?? randomUUID(),
+  teamId: teamId(real, team),
 });
+
+/** The id of a team, also of one that there is not; nothing for none. */
+export const teamId = (real: Real, key: string): string =>
+  key && (real.teamIds.get(key) ?? randomUUID());
 
 /** The live team that a caller sees. */
 export const liveTeam = ({ teams }: Org, key: string, { by }: Call, held: Held): Team => {
@@ -116,7 +120,7 @@ const demandName = ({ teams }: Org, key: string): void => {
   if (isTaken) refuse("TEAM_NAME_TAKEN");
 };
 
-const createTeam = aimedCalls("CreateTeam", {
+export const createTeam = aimedCalls("CreateTeam", {
   input: teamCall({ pick, isTop, name, secret: fc.boolean() }),
   aim: (input, world, key) => ({
     ...input,
@@ -139,7 +143,7 @@ const createTeam = aimedCalls("CreateTeam", {
   send: async (real, { teams }, { org, key, parent, name, secret }, options) => {
     const team = {
       orgId: real.orgIds[org] ?? "",
-      parentTeamId: parent && (real.teamIds.get(parent) ?? randomUUID()),
+      parentTeamId: teamId(real, parent),
       name,
       visibility: secret ? TeamVisibility.SECRET : TeamVisibility.VISIBLE,
     };
@@ -157,7 +161,7 @@ const change: fc.Arbitrary<Change> = fc.oneof(
 );
 const fieldOf = { name: "name", secret: "visibility" };
 
-const updateTeam = aimedCalls("UpdateTeam", {
+export const updateTeam = aimedCalls("UpdateTeam", {
   input: teamCall({ pick, change }),
   aim: (input, world) => aimAtTeam(input, world),
   predict: (world, call) => {
@@ -179,7 +183,7 @@ const updateTeam = aimedCalls("UpdateTeam", {
   },
 });
 
-const moveTeam = aimedCalls("MoveTeam", {
+export const moveTeam = aimedCalls("MoveTeam", {
   input: teamCall({ pick, isTop, under: pick }),
   aim: (input, world) => ({
     ...aimAtTeam(input, world),
@@ -204,7 +208,7 @@ const moveTeam = aimedCalls("MoveTeam", {
     return teamAnswer(key, moved);
   },
   send: async (real, { teams }, call, options) => {
-    const parentTeamId = call.parent && (real.teamIds.get(call.parent) ?? randomUUID());
+    const parentTeamId = teamId(real, call.parent);
     return real.team((await teams.moveTeam({ ...named(real, call), parentTeamId }, options)).team);
   },
 });
@@ -279,7 +283,7 @@ export const isThere = (world: World, { members }: Org, user: number): boolean =
   return member !== undefined && isLasting(member) && !userOf(world, user).deleted;
 };
 
-const addTeamMember = aimedCalls("AddTeamMember", {
+export const addTeamMember = aimedCalls("AddTeamMember", {
   input: teamCall({ pick, user: person, role: teamRole }),
   aim: (input, world) => aimAtTeam(input, world),
   predict: (world, call) => {
@@ -325,7 +329,7 @@ interface TeamMember {
   readonly user: number;
 }
 
-const updateTeamMember = aimedCalls("UpdateTeamMember", {
+export const updateTeamMember = aimedCalls("UpdateTeamMember", {
   input: teamCall({ ...memberPick, role: teamRole }),
   aim: (input, world) => aimAtMember(input, world),
   predict: (world, call) => {
@@ -344,7 +348,7 @@ const updateTeamMember = aimedCalls("UpdateTeamMember", {
   },
 });
 
-const removeTeamMember = aimedCalls("RemoveTeamMember", {
+export const removeTeamMember = aimedCalls("RemoveTeamMember", {
   input: teamCall({ ...memberPick, leaves: fc.boolean() }),
   aim: (input, world) => {
     const aimed = aimAtMember(input, world);
@@ -365,7 +369,7 @@ const removeTeamMember = aimedCalls("RemoveTeamMember", {
   },
 });
 
-const setTeamMembers = aimedCalls("SetTeamMembers", {
+export const setTeamMembers = aimedCalls("SetTeamMembers", {
   input: teamCall({
     pick,
     wanted: fc.array(fc.record({ user: person, role: teamRole }), { maxLength: 4 }),

@@ -60,7 +60,7 @@ export const nearest = (
 };
 
 /** The teams from one up to another above it. */
-const wayUp = (teams: Teams, from: string, to: string): string[] =>
+export const wayUp = (teams: Teams, from: string, to: string): string[] =>
   from === to ? [from] : [from, ...wayUp(teams, teams.get(from)?.parent ?? to, to)];
 
 const isIn =
@@ -100,3 +100,13 @@ export const permitted: Readonly<Record<TeamRole, readonly string[]>> = {
   MEMBER: ["teams.get"],
   MAINTAINER: ["teams.get", "teams.create", "teams.update"],
 };
+
+/** Where someone has a role that counts in a team, the nearest first. */
+export const rolesOver = (teams: Teams, key: string, user: number): string[] =>
+  keysUpFrom(teams, key).filter((above) => {
+    const role = teams.get(above)?.members.get(user);
+    return role === "MAINTAINER" || (role === "MEMBER" && isOpen(teams, key, user));
+  });
+
+const keysUpFrom = (teams: Teams, key: string): string[] =>
+  key === "" ? [] : [key, ...keysUpFrom(teams, teams.get(key)?.parent ?? "")];
