@@ -204,6 +204,7 @@ lint(
       "claim_request to roster_app",
       "claim_request to roster_directory",
       "decline_invitation to roster_directory",
+      "effective_members to roster_app",
       "enter to roster_app",
       "enter_directory to roster_directory",
       "enter_invitation to roster_directory",

@@ -108,7 +108,8 @@ const tree = ({ orgs, teams, users, hugeMembers, hugeTeams }: Size): string[] =>
      select c, path || ${idSql("team", `${orgs * teams} + c`)}
      from tree cross join generate_series(t * 10 + 1, least(t * 10 + 10, ${hugeTeams} - 1)) c)
    insert into roster.teams (org_id, id, parent_team_id, path, name)
-   select ${idSql("org", `${orgs}`)}, path[cardinality(path)], path[cardinality(path) - 1], path, 'Team ' || t from tree`,
+   select ${idSql("org", `${orgs}`)}, path[cardinality(path)], path[cardinality(path) - 1], path, 'Team ' || t
+   from tree`,
   `insert into roster.team_members (org_id, team_id, user_id)
    select ${idSql("org", `${orgs}`)}, ${idSql("team", `${orgs * teams} + t`)},
      ${idSql("user", `${users} + (t * 10 + j) % ${hugeMembers}`)}

@@ -11,11 +11,12 @@ import {
 import { tokenKey } from "../../src/database/page.ts";
 import { AccessService } from "../../src/gen/roster/v1/access_service_pb.ts";
 import { OrgService } from "../../src/gen/roster/v1/org_service_pb.ts";
+import { TeamRole } from "../../src/gen/roster/v1/team_member_pb.ts";
 import { TeamService } from "../../src/gen/roster/v1/team_service_pb.ts";
 import { UserService } from "../../src/gen/roster/v1/user_service_pb.ts";
 import { View } from "../../src/gen/roster/v1/view_pb.ts";
 import { tokenOf } from "../../src/services/invitations.ts";
-import { hugeMemberOf, idOf, memberOf, tokenSecret, usual } from "./data.ts";
+import { hugeMemberOf, hugeTeamOf, idOf, memberOf, tokenSecret, usual } from "./data.ts";
 
 /** Who sends a call: a user, or undefined for an operator. */
 export type Sender = string | undefined;
@@ -167,6 +168,39 @@ export const operations: readonly Operation[] = [
     })),
     name: "ListOrgMembers100k",
     against: { operation: "ListOrgMembers", calls: 1 },
+  },
+  {
+    // Subtrees of all sizes, the whole tree among them.
+    ...operation(TeamService.method.listTeamMembers, (n) => ({
+      sender: hugeMember(1 + (n % callersOrgs)),
+      request: {
+        orgId: idOf("org", usual.orgs),
+        teamId: idOf("team", hugeTeamOf(usual, n % 1_000)),
+        pageSize: 50,
+        effective: true,
+      },
+    })),
+    name: "ListTeamMembersEffective",
+    rosterOnly: true,
+  },
+  {
+    // Every second of its members changes with each call.
+    ...operation(TeamService.method.setTeamMembers, (n) => {
+      const org = large(n);
+      const turn = Math.floor(n / usual.largeOrgs) % 2;
+      return {
+        sender: member(org, 0),
+        request: {
+          orgId: idOf("org", org),
+          teamId: idOf("team", org * usual.teams),
+          members: Array.from({ length: usual.largeMembers }, (_, j) => ({
+            userId: member(org, j),
+            role: j % 2 === turn ? TeamRole.MAINTAINER : TeamRole.MEMBER,
+          })),
+        },
+      };
+    }),
+    rosterOnly: true,
   },
   operation(TeamService.method.listTeams, (n) => {
     const org = small(n);

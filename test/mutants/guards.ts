@@ -5,6 +5,7 @@ import { log } from "./guards-of-log.ts";
 import { members } from "./guards-of-members.ts";
 import { rights } from "./guards-of-rights.ts";
 import { rows } from "./guards-of-rows.ts";
+import { teamMembers } from "./guards-of-team-members.ts";
 import { teams } from "./guards-of-teams.ts";
 import { ends, requests } from "./guards-of-time.ts";
 
@@ -16,6 +17,7 @@ export const guards: readonly Guard[] = [
   ...invitations,
   ...limits,
   ...teams,
+  ...teamMembers,
   ...log,
   ...requests,
   ...ends,

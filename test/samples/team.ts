@@ -62,6 +62,7 @@ export const teamSamples: Samples = {
       const stay = members.map(({ userId, role }) => ({ userId, role }));
       return { orgId, teamId, members: [...stay, { userId: await person("guest"), role: MEMBER }] };
     },
+    fault: ["members", [{ userId: "me" }]],
   },
   "TeamService.GetTeamMember": {
     by: "member",
