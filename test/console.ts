@@ -6,7 +6,7 @@ import type pg from "pg";
  * are those that `roster.enter` makes for a mutation, without which the triggers refuse.
  */
 export const byHand = async (
-  admin: pg.Client,
+  admin: pg.ClientBase,
   text: string,
   values: readonly unknown[] = [],
 ): Promise<void> => {

@@ -173,7 +173,7 @@ describe("TeamService.SetTeamMembers", () => {
       expect(told(await call(id), id)).toBe(told(absent, random));
   });
 
-  test("is for maintainers of the team, who may take themselves out", async () => {
+  test("is for maintainers of the team, who may step down and take themselves out", async () => {
     const { owner, member, memberId, people, set, idsNow } = await world();
     const [a = ""] = people;
     await set(owner, [{ userId: memberId }]);
@@ -181,6 +181,14 @@ describe("TeamService.SetTeamMembers", () => {
     await set(owner, [{ userId: memberId, role: MAINTAINER }]);
     await set(member, [{ userId: a }]);
     expect(await idsNow()).toEqual([a]);
+    // Those who come before them and those who come after, in whichever order.
+    await set(owner, [{ userId: a }, { userId: memberId, role: MAINTAINER }]);
+    const { results, removedUserIds } = await set(
+      member,
+      [memberId, ...people.slice(1)].map((userId) => ({ userId })),
+    );
+    expect(results.map(outcomeOf)).toEqual(results.map(() => "MEMBER"));
+    expect(removedUserIds).toEqual([a]);
   });
 });
 

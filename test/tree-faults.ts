@@ -1,7 +1,10 @@
-import type { Harness } from "./harness.ts";
+import type pg from "pg";
 
 /** What the teams of an org say of their place in the tree that their parents do not, and what no tree may be. */
-export const treeFaults = async ({ admin }: Harness, orgId: string): Promise<string[]> => {
+export const treeFaults = async (
+  { admin }: { readonly admin: Pick<pg.ClientBase, "query"> },
+  orgId: string,
+): Promise<string[]> => {
   const { rows } = await admin.query<{ fault: string }>(
     `with recursive tree as (
       select t.id, array[t.id] as path, t.delete_time is null as live,

@@ -1,7 +1,7 @@
 import type { ServiceImpl } from "@connectrpc/connect";
 import { z } from "zod";
-import { orgId, unitOfWork } from "../context.ts";
-import { sql } from "../database/sql.ts";
+import { caller, orgId, unitOfWork } from "../context.ts";
+import { type FragmentSqlToken, sql } from "../database/sql.ts";
 import { refused } from "../errors.ts";
 import type { TeamService } from "../gen/roster/v1/team_service_pb.ts";
 import { memberColumns, memberRow, roleText, toMember } from "./team-members.ts";
@@ -39,10 +39,11 @@ export const teamMemberSets = {
     const present = people.map(({ user_id }) => user_id);
 
     // Also a row that stays as it is is held, so that it is still there to be read.
-    const removed = await unit.many(sql.type(userRow)`
+    const change = (whose: FragmentSqlToken) =>
+      unit.many(sql.type(userRow)`
       with removed as (
         delete from roster.team_members m
-        where m.org_id = ${id} and m.team_id = ${teamId}
+        where m.org_id = ${id} and m.team_id = ${teamId} and m.user_id ${whose}
           and not exists (select from unnest(${named}) named (user_id) where named.user_id = m.user_id)
           and (select true from roster.users where id = m.user_id and delete_time is null)
         returning m.user_id),
@@ -53,10 +54,15 @@ export const teamMemberSets = {
           present.map((userId) => roles.get(userId) ?? ""),
           "text",
         )}) wanted (user_id, role)
+        where wanted.user_id ${whose}
         order by wanted.user_id
         on conflict (org_id, team_id, user_id) do update set role = excluded.role
           where m.role <> excluded.role)
-      select user_id from removed order by user_id`);
+      select user_id from removed`);
+    const { userId: self = null } = caller(context);
+    const removed = [...(await change(sql.fragment`is distinct from ${self}::uuid`))];
+    // The caller comes last: a maintainer who leaves or steps down changes the others by the role they have until then.
+    if (self !== null) removed.push(...(await change(sql.fragment`= ${self}::uuid`)));
     const rows = await unit.many(sql.type(memberRow)`
       select ${memberColumns} from roster.team_members m
       where m.org_id = ${id} and m.team_id = ${teamId} and m.user_id = any (${sql.array(present, "uuid")})`);
@@ -75,6 +81,6 @@ export const teamMemberSets = {
           : refused("ORG_MEMBER_NOT_FOUND", absent),
       };
     });
-    return { results, removedUserIds: removed.map(({ user_id }) => user_id) };
+    return { results, removedUserIds: removed.map(({ user_id }) => user_id).sort() };
   },
 } satisfies Pick<ServiceImpl<typeof TeamService>, "setTeamMembers">;

@@ -7,13 +7,22 @@ const fieldOf = {
   members: "members",
   pendingInvitations: "pending_invitations",
   roles: "roles",
+  teams: "teams",
+  teamDepth: "team_depth",
 } as const;
 
 /** Sets a limit near what there is, so that it is met, or gives back the default. */
 export const updateOrgLimits = aimedCalls("UpdateOrgLimits", {
   input: callWith({
     by: fc.constantFrom(platform, platform, platform, platform, 0),
-    kind: fc.constantFrom<keyof Limits>("members", "members", "pendingInvitations", "roles"),
+    kind: fc.constantFrom<keyof Limits>(
+      "members",
+      "members",
+      "pendingInvitations",
+      "roles",
+      "teams",
+      "teamDepth",
+    ),
     room: fc.constantFrom(0, 0, 1, 1, 2, -1, null),
   }),
   aim: (input, world) => {
@@ -29,8 +38,8 @@ export const updateOrgLimits = aimedCalls("UpdateOrgLimits", {
   send: async (real, { orgs }, { org, kind, limit }, options) => {
     const limits = { orgId: real.orgIds[org] ?? "", [kind]: limit };
     const request = { limits, updateMask: { paths: [fieldOf[kind]] } };
-    const { members, pendingInvitations, roles } =
+    const { members, pendingInvitations, roles, teams, teamDepth } =
       (await orgs.updateOrgLimits(request, options)).limits ?? {};
-    return { members, pendingInvitations, roles };
+    return { members, pendingInvitations, roles, teams, teamDepth };
   },
 });

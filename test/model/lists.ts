@@ -1,11 +1,11 @@
 /** Calls that look: who the caller is, and what there is. */
 
-import { View } from "../../src/gen/roster/v1/view_pb.ts";
+import { accessCalls, accessViewsOf } from "./access.ts";
 import { invitationAnswer } from "./invitations.ts";
 import { calls, callWith, type Draw, person } from "./operation.ts";
 import { builtInRoles, sorted, stateOfOrg } from "./real.ts";
+import { lookingAtTeams, teamViewsOf, unordered } from "./team-lists.ts";
 import {
-  countsOf,
   enter,
   enterOutside,
   isLasting,
@@ -15,10 +15,6 @@ import {
   userOf,
   type World,
 } from "./world.ts";
-
-/** Of things that answers have in the order of their ids, the order does not matter. */
-const unordered = (answers: readonly object[]): string[] =>
-  answers.map((answer) => JSON.stringify(answer)).sort();
 
 const getCaller = calls("GetCaller", {
   input: callWith({}),
@@ -31,20 +27,6 @@ const getCaller = calls("GetCaller", {
   send: async (real, { users }, { org }, options) => {
     const { role, permissions } = await users.getCaller({ orgId: real.orgIds[org] ?? "" }, options);
     return { role, permissions: sorted(permissions) };
-  },
-});
-
-const getOrg = calls("GetOrg", {
-  input: callWith({}),
-  predict: (world, call) => {
-    const { org } = enter(world, call, "org.get", { deleted: true });
-    const { suspended, deleted } = org;
-    return { suspended, deleted, members: countsOf(world, org).members };
-  },
-  send: async (real, { orgs }, { org: place }, options) => {
-    const request = { orgId: real.orgIds[place] ?? "", view: View.FULL };
-    const { org } = await orgs.getOrg(request, options);
-    return { ...stateOfOrg(org), members: org?.memberCount };
   },
 });
 
@@ -118,19 +100,20 @@ const listUserOrgs = calls("ListUserOrgs", {
 
 export const lookingCalls = [
   getCaller,
-  getOrg,
   listOrgMembers,
   listRoles,
   listInvitations,
   listUserOrgs,
+  ...lookingAtTeams,
+  ...accessCalls,
 ];
 
-/** All that platform is shown of a world. */
-export const viewsOf = ({ users, orgs }: World): Draw[] => [
-  ...orgs.flatMap((_, org) =>
-    [getOrg, listOrgMembers, listRoles, listInvitations].map((look) =>
-      look.with({ by: platform, org }),
-    ),
+/** All that platform is shown of a world, and what others are of its teams. */
+export const viewsOf = (world: World): Draw[] => [
+  ...world.orgs.flatMap((_, org) =>
+    [listOrgMembers, listRoles, listInvitations].map((look) => look.with({ by: platform, org })),
   ),
-  ...users.map((_, user) => listUserOrgs.with({ by: platform, org: 0, user })),
+  ...world.users.map((_, user) => listUserOrgs.with({ by: platform, org: 0, user })),
+  ...teamViewsOf(world),
+  ...accessViewsOf(world),
 ];

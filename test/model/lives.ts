@@ -2,6 +2,7 @@
 import fc from "fast-check";
 import { aimedCalls, among, calls, callWith, person } from "./operation.ts";
 import { stateOfOrg, stateOfUser } from "./real.ts";
+import { isLive } from "./trees.ts";
 import {
   type Call,
   enter,
@@ -142,7 +143,8 @@ const deleteOrg = calls("DeleteOrg", {
       ([user, member]) =>
         member.role !== "owner" && isLasting(member) && !userOf(world, user).deleted,
     );
-    if (hasOthers && !call.force) refuse("ORG_HAS_CHILDREN");
+    const hasTeams = [...org.teams.values()].some(isLive);
+    if ((hasOthers || hasTeams) && !call.force) refuse("ORG_HAS_CHILDREN");
     org.deleted = true;
     return { suspended: org.suspended, deleted: true };
   },

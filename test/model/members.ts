@@ -9,6 +9,7 @@ import {
   demandGrantable,
   demandHeld,
   demandRoom,
+  dismiss,
   type End,
   enter,
   enterToGrant,
@@ -63,6 +64,7 @@ export const admit = (
   if (former && (again || isLasting(former) || isInTheWay(world, org, user)))
     refuse("ORG_MEMBER_EXISTS");
   demandRoom(world, org, "members", kept + (end === "over" ? 0 : 1));
+  dismiss(org, user);
   org.members.set(user, { role, suspended: false, end });
   org.joins.set(user, (org.joins.get(user) ?? 0) + 1);
   return { user, role, suspended: false, end };
@@ -150,7 +152,7 @@ const change: fc.Arbitrary<Change> = fc.oneof(
 );
 const fieldOf = { role: "role", suspended: "state", end: "expire_time" };
 
-const updateOrgMember = calls("UpdateOrgMember", {
+export const updateOrgMember = calls("UpdateOrgMember", {
   input: callWith({ user: person, change }),
   predict: (world, call) => {
     const { org, held } = enterToGrant(world, call, "members.update");
@@ -191,7 +193,7 @@ export const removeOrgMember = calls("RemoveOrgMember", {
     const member = memberOf(world, org, call.user);
     if (!self) demandGrantable(org, member.role, held);
     if (isOwner(member)) demandOwner(world, call.org, org, call.user);
-    org.members.delete(call.user);
+    dismiss(org, call.user);
     return { user: call.user, ...member };
   },
   send: async (real, { orgs }, { org, user }, options) => {

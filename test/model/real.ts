@@ -3,14 +3,20 @@ import { randomUUID } from "node:crypto";
 import { anyUnpack, timestampFromMs } from "@bufbuild/protobuf/wkt";
 import type { CallOptions } from "@connectrpc/connect";
 import type pg from "pg";
+import { v7 as uuid } from "uuid";
 import { expect } from "vitest";
 import { ErrorInfoSchema } from "../../src/gen/google/rpc/error_details_pb.ts";
 import type { Status } from "../../src/gen/google/rpc/status_pb.ts";
 import { type Invitation, InvitationState } from "../../src/gen/roster/v1/invitation_pb.ts";
 import { type OrgMember, OrgMemberState } from "../../src/gen/roster/v1/org_member_pb.ts";
 import { type Org, OrgState } from "../../src/gen/roster/v1/org_pb.ts";
+import { type TeamMember, TeamRole } from "../../src/gen/roster/v1/team_member_pb.ts";
+import { type Team, TeamVisibility } from "../../src/gen/roster/v1/team_pb.ts";
 import { type User, UserState } from "../../src/gen/roster/v1/user_pb.ts";
+import { byHand } from "../console.ts";
 import { type Callers, type Harness, refusal, slug, tokenFor } from "../harness.ts";
+import { treeFaults } from "../tree-faults.ts";
+import type { Team as Node, TeamRole as Role } from "./trees.ts";
 import {
   type Answer,
   builtIn,
@@ -22,6 +28,10 @@ import {
   platform,
   type World,
 } from "./world.ts";
+
+function team(name: string, parent: string, secret: boolean, members: [number, Role][]): Node {
+  return { parent, name, secret, deleted: "", members: new Map(members) };
+}
 
 /** The names of the roles that the first orgs have of their own. */
 export const crew = ["members.add", "members.get", "members.invite", "members.remove"].concat([
@@ -45,18 +55,37 @@ const firstInvitations: readonly Readonly<Record<number, string>>[] = [
 ];
 /** How much the first orgs may have. */
 const firstLimits: readonly Limits[] = [
-  defaultLimits,
-  { members: 5, pendingInvitations: 3, roles: 2 },
+  { ...defaultLimits, teamDepth: 4 },
+  { members: 5, pendingInvitations: 3, roles: 2, teams: 4, teamDepth: 3 },
 ];
 const firstKey = (org: number, invitee: number): string => `first ${org} ${invitee}`;
+/** Which teams the first orgs have, and who is what in them. Of their names those come first that are made first. */
+const firstTeams: readonly Readonly<Record<string, Node>>[] = [
+  {
+    "+A": team("Ant", "", false, [[4, "MAINTAINER"]]),
+    "+B": team("Bee", "+A", true, [[3, "MEMBER"]]),
+    "+C": team("Ant", "+B", false, []),
+    "+D": team("Elk", "", true, [[4, "MEMBER"]]),
+    "+G": { ...team("Elk", "+A", false, [[4, "MEMBER"]]), deleted: "first" },
+    "+H": { ...team("Bee", "+G", true, [[3, "MAINTAINER"]]), deleted: "first" },
+  },
+  {
+    "+E": team("Ant", "", true, [[1, "MEMBER"]]),
+    "+F": team("Bee", "+E", false, [[5, "MAINTAINER"]]),
+  },
+];
 
 /** A time that is to come, or one that has been, for memberships that end. */
 export const endOf = (end: End) =>
   end === "never" ? {} : { expireTime: timestampFromMs(end === "over" ? 1_000 : 4e12) };
 
-const stateNames = new Map<number, string>(
-  Object.entries(InvitationState).map(([name, state]) => [state, name]),
-);
+/** The names of an enum's numbers. */
+export const namesOf = (numbers: Readonly<Record<string, number>>): Map<number, string> =>
+  new Map(Object.entries(numbers).map(([name, number]) => [number, name]));
+
+const stateNames = namesOf(InvitationState);
+
+export const roleNames = namesOf(TeamRole);
 
 /** How a call ended, and what the audit log should say of it. */
 interface Ending {
@@ -77,6 +106,7 @@ export class Real {
   readonly emails: string[] = [];
   readonly orgIds: string[] = [];
   readonly invitations = new Map<string, Sent>();
+  readonly teamIds = new Map<string, string>();
   /** Counts the operations of the sequence, so that what they make has a name. */
   operations = 0;
   private readonly tokens: string[] = [];
@@ -119,6 +149,7 @@ export class Real {
     this.orgIds.push(
       ...(await Promise.all(firstMembers.map((roles, org) => this.settleOrg(roles, org)))),
     );
+    await this.settleTeams();
     return {
       users: names.map(() => ({ suspended: false, deleted: false })),
       orgs: firstMembers.map((roles, org) => ({
@@ -145,8 +176,53 @@ export class Real {
             },
           ]),
         ),
+        teams: new Map(Object.entries(firstTeams[org] ?? {})),
       })),
     };
+  }
+
+  /** Makes the first teams by hand, which takes less time than many calls. */
+  private async settleTeams(): Promise<void> {
+    const teams = firstTeams.flatMap((teams, org) =>
+      Object.entries(teams).map(([key, team]) => ({ org: this.orgIds[org], key, ...team })),
+    );
+    for (const { key } of teams) this.teamIds.set(key, uuid());
+    const made = teams.map(({ org, key, parent, name, secret }) => ({
+      org_id: org,
+      id: this.teamIds.get(key),
+      parent_team_id: this.teamIds.get(parent),
+      name,
+      visibility: secret ? "SECRET" : "VISIBLE",
+    }));
+    const joined = teams.flatMap(({ org, key, members }) =>
+      [...members].map(([user, role]) => ({
+        org_id: org,
+        team_id: this.teamIds.get(key),
+        user_id: this.userIds[user],
+        role,
+      })),
+    );
+    const admin = await this.admin.connect();
+    try {
+      await byHand(
+        admin,
+        `with made as (
+          insert into roster.teams (org_id, id, parent_team_id, name, visibility)
+          select org_id, id, parent_team_id, name, visibility
+          from jsonb_populate_recordset(null::roster.teams, $1))
+        insert into roster.team_members (org_id, team_id, user_id, role)
+        select org_id, team_id, user_id, role from jsonb_populate_recordset(null::roster.team_members, $2)`,
+        [JSON.stringify(made), JSON.stringify(joined)],
+      );
+      const gone = teams.filter(({ deleted }) => deleted).map(({ key }) => this.teamIds.get(key));
+      await byHand(
+        admin,
+        "update roster.teams set delete_time = now(), purge_time = now() + interval '30 days' where id = any ($1)",
+        [gone],
+      );
+    } finally {
+      admin.release();
+    }
   }
 
   private async settleOrg(roles: readonly string[], place: number): Promise<string> {
@@ -185,7 +261,7 @@ export class Real {
     const token = by === platform ? this.harness.ops.token : this.tokens[by];
     const headers = { authorization: `Bearer ${token}`, "x-request-id": correlationId };
     const clients = this.connections[connection] ?? expect.fail("there is no such connection");
-    const mutates = !/^(Get|List)/.test(what);
+    const mutates = !/^(Get|List|Check|BatchCheck)/.test(what);
     try {
       const answer = await send(clients, { headers });
       this.count(`${what} SUCCEEDED`);
@@ -290,7 +366,10 @@ export class Real {
           select from roster.org_members m where m.org_id = t.org_id and m.user_id = t.user_id)`,
       [this.orgIds],
     );
-    return rows.map(({ fault }) => fault);
+    const ofTrees = await Promise.all(
+      this.orgIds.map((id) => treeFaults({ admin: this.admin }, id)),
+    );
+    return [...rows.map(({ fault }) => fault), ...ofTrees.flat()];
   }
 
   user(id: string): number {
@@ -310,6 +389,34 @@ export class Real {
     const isOver = expireTime !== undefined && Number(expireTime.seconds) * 1_000 < Date.now();
     const end = expireTime === undefined ? "never" : isOver ? "over" : "later";
     return { user: this.user(userId), role, suspended: state === OrgMemberState.SUSPENDED, end };
+  }
+
+  /** What the model calls a team; nothing for the one above those at the top. */
+  teamKey(id: string): string | undefined {
+    return id === "" ? "" : [...this.teamIds].find(([, other]) => other === id)?.[0];
+  }
+
+  team(team: Team | undefined) {
+    if (!team) return expect.fail("no team came back");
+    const { id, parentTeamId, name, visibility, deleteTime } = team;
+    return {
+      key: this.teamKey(id),
+      parent: this.teamKey(parentTeamId),
+      name,
+      secret: visibility === TeamVisibility.SECRET,
+      deleted: deleteTime !== undefined,
+    };
+  }
+
+  teamMember(member: TeamMember | undefined) {
+    if (!member) return expect.fail("no member of a team came back");
+    const { teamId, userId, role } = member;
+    return { team: this.teamKey(teamId), user: this.user(userId), role: roleNames.get(role) };
+  }
+
+  /** A membership with the teams by which it is one. */
+  granted(member: TeamMember | undefined, via: readonly string[] = []): Answer {
+    return { ...this.teamMember(member), via: via.map((id) => this.teamKey(id)) };
   }
 
   invitation(invitation: Invitation | undefined): Answer {

@@ -7,6 +7,7 @@ import {
   type Answer,
   builtIn,
   demandRoom,
+  dismiss,
   enterToGrant,
   holds,
   isLasting,
@@ -24,6 +25,8 @@ const permissions = fc.constantFrom(
   crew.filter((permission) => permission !== "members.remove"),
   [...crew, "org.delete"],
   [...(builtIn.admin ?? [])],
+  [...crew, "teams.create"],
+  ["org.get", "teams.get", "teams.create", "teams.delete"],
 );
 
 const answerOf = (role: Role | undefined): Answer => ({
@@ -82,7 +85,7 @@ const deleteRole = calls("DeleteRole", {
       ({ role, state }) => role === call.name && state === "PENDING",
     );
     if (isPromised || holders.some(([, member]) => isLasting(member))) refuse("ROLE_IN_USE");
-    for (const [user] of holders) org.members.delete(user);
+    for (const [user] of holders) dismiss(org, user);
     org.roles.delete(call.name);
     return { name: call.name, permissions: sorted(former) };
   },

@@ -11,6 +11,8 @@ import { duels, memberCalls } from "./members.ts";
 import type { Draw, Operation } from "./operation.ts";
 import type { Real } from "./real.ts";
 import { roleCalls } from "./roles.ts";
+import { teamCalls } from "./teams.ts";
+import { usurpers } from "./usurpers.ts";
 import { Anew, type Answer, Refused, type World } from "./world.ts";
 
 /** The worlds that there may be: several where calls of one instant could have come in several orders. */
@@ -127,11 +129,13 @@ const mutations = fc.oneof(
   ...roleCalls,
   ...invitationCalls,
   ...lifeCalls,
+  ...teamCalls,
   updateOrgLimits,
   updateOrgLimits,
 );
 const single = fc.oneof(
   { weight: 12, arbitrary: mutations },
+  { weight: 4, arbitrary: fc.oneof(...teamCalls) },
   { weight: 2, arbitrary: fc.oneof(...lookingCalls) },
   { weight: 1, arbitrary: timePasses },
 );
@@ -145,6 +149,8 @@ const instant = fc.oneof(
   },
   { weight: 2, arbitrary: duels },
   { weight: 2, arbitrary: crowds },
+  { weight: 3, arbitrary: fc.array(fc.oneof(...teamCalls), { minLength: 2, maxLength: 3 }) },
+  { weight: 2, arbitrary: usurpers },
 );
 
 /** What sequences are made of that take one call after the other. */

@@ -1,4 +1,5 @@
 /** What orgs, members, roles, invitations and users should be like: the rules of the service, in memory. */
+import { deepest, isLive, permitted, roleIn, type Sight, type Team } from "./trees.ts";
 
 /** People are told by their number. Platform has none. */
 export const platform = -1;
@@ -49,9 +50,18 @@ export interface Limits {
   readonly members: number;
   readonly pendingInvitations: number;
   readonly roles: number;
+  readonly teams: number;
+  /** How many teams lie on the longest way down. */
+  readonly teamDepth: number;
 }
 
-export const defaultLimits: Limits = { members: 100_000, pendingInvitations: 1_000, roles: 100 };
+export const defaultLimits: Limits = {
+  members: 100_000,
+  pendingInvitations: 1_000,
+  roles: 100,
+  teams: 10_000,
+  teamDepth: 16,
+};
 
 export interface Org {
   suspended: boolean;
@@ -62,6 +72,7 @@ export interface Org {
   readonly joins: Map<number, number>;
   readonly roles: Map<string, readonly string[]>;
   readonly invitations: Map<string, Invitation>;
+  readonly teams: Map<string, Team>;
 }
 
 export interface World {
@@ -115,13 +126,38 @@ export const permissionsOf = ({ roles }: Org, role: string): readonly string[] |
 export const holds = (held: Held, permissions: readonly string[]): boolean =>
   held === "*" || permissions.every((permission) => held.includes(permission));
 
+/** What a call needs beside a permission, or has in place of it. */
+interface Entrance {
+  /** It is about the caller. */
+  readonly self?: boolean;
+  /** The org may be deleted, for platform. */
+  readonly deleted?: boolean;
+  /** A role in this team may permit it. */
+  readonly team?: string;
+}
+
+/** Whether a permission that a role in the org lacks comes from one in a team. To list teams takes none. */
+const isPermittedInTeam = (
+  { teams }: Org,
+  { by }: Call,
+  orgRole: string,
+  permission: string,
+  team: string | undefined,
+): boolean => {
+  if (!team) return permission === "teams.get";
+  if (permission === "teams.create" && orgRole === "guest") return false;
+  const role = roleIn(teams, team, by);
+  return role !== undefined && permitted[role].includes(permission);
+};
+
 /** What a caller holds in an org who has a permission there, or calls about themselves. */
 const letIn = (
   world: World,
-  { by, org: place }: Call,
+  call: Call,
   permission: string,
-  { self = false, deleted = false },
+  { self = false, deleted = false, team }: Entrance,
 ): Held => {
+  const { by, org: place } = call;
   const org = orgOf(world, place);
   if (by === platform) {
     if (org.deleted && !deleted) refuse("ORG_NOT_FOUND");
@@ -133,7 +169,9 @@ const letIn = (
     throw new Refused("ORG_NOT_ALLOWED");
   if (org.suspended) refuse("ORG_SUSPENDED");
   const permissions = permissionsOf(org, member.role) ?? [];
-  if (!self && !permissions.includes(permission)) refuse("PERMISSION_MISSING");
+  const isPermitted = self || permissions.includes(permission);
+  if (!isPermitted && !isPermittedInTeam(org, call, member.role, permission, team))
+    refuse("PERMISSION_MISSING");
   return member.role === "owner" ? "*" : permissions;
 };
 
@@ -147,12 +185,23 @@ export const enter = (
   world: World,
   call: Call,
   permission: string,
-  options: { readonly self?: boolean; readonly deleted?: boolean } = {},
+  options: Entrance = {},
 ): Entered => {
   const held = letIn(world.before ?? world, call, permission, options);
   const org = orgOf(world, call.org);
   if (org.deleted && !options.deleted) refuse("ORG_NOT_FOUND");
   return { org, held };
+};
+
+/** Opens an org to who changes its teams. Those of an org that is deleted meanwhile change as if before that. */
+export const enterTeams = (
+  world: World,
+  call: Call,
+  permission: string,
+  options: Entrance = {},
+): Entered => {
+  const held = letIn(world.before ?? world, call, permission, options);
+  return { org: orgOf(world, call.org), held };
 };
 
 /** Whoever changes rights still holds then what they held as they came in, or starts over. */
@@ -198,6 +247,22 @@ export const demandGrantable = (org: Org, role: string, held: Held): void => {
   if (fault) refuse(fault);
 };
 
+/** Of which teams somebody knows by what they hold in the org. */
+export const sightOf = (held: Held): Sight => {
+  if (holds(held, ["teams.delete"])) return "deleted";
+  if (holds(held, ["teams.update"])) return "all";
+  return holds(held, ["teams.get"]) ? "visible" : "own";
+};
+
+/** Ends a membership, and with it those of teams. */
+export const dismiss = ({ members, teams }: Org, user: number): void => {
+  members.delete(user);
+  for (const [key, team] of teams) {
+    const others = new Map(team.members);
+    if (others.delete(user)) teams.set(key, { ...team, members: others });
+  }
+};
+
 /** Whether a member is an owner who counts, as long as their user is active. */
 export const isOwner = ({ role, suspended }: Member): boolean => role === "owner" && !suspended;
 
@@ -218,11 +283,16 @@ export const memberOf = (world: World, { members }: Org, user: number): Member =
 };
 
 /** How many of each an org has. What is over by itself counts no more. */
-export const countsOf = ({ users }: World, { members, invitations, roles }: Org): Limits => ({
+export const countsOf = (
+  { users }: World,
+  { members, invitations, roles, teams }: Org,
+): Limits => ({
   members: [...members].filter(([user, member]) => isLasting(member) && !users[user]?.deleted)
     .length,
   pendingInvitations: [...invitations.values()].filter((one) => stateOf(one) === "PENDING").length,
   roles: roles.size,
+  teams: [...teams.values()].filter(isLive).length,
+  teamDepth: deepest(teams),
 });
 
 /** Refuses to add so many to an org that it has more than it may. */

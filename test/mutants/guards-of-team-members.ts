@@ -63,6 +63,13 @@ export const teamMembers: readonly Guard[] = [
     "RemoveOrgMember",
   ),
   inSets(
+    "the caller comes last",
+    "is distinct from",
+    "is not null and null is distinct from",
+    "set-team-members",
+    "who may step down and take themselves out",
+  ),
+  inSets(
     "who stays is not touched",
     "          where m.role <> excluded.role",
     "",
