@@ -329,6 +329,8 @@ describe("in an org of 20,000, after ten uses", () => {
       expect(nodes.some((node) => node["Relation Name"] === "team_members")).toBe(true);
       expect(faultsOf(nodes, 1_001)).toEqual([]);
     }
+  });
+
   // It reads inside its function, whose plans are not noted.
   test("CheckAccess reads a few blocks, also of who is in 5,000 teams", async () => {
     const { orgId, ownerId, adminId } = tenant;
