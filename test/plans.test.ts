@@ -106,6 +106,12 @@ describe("in an org of 20,000, after ten uses", () => {
     GetOrgMember: () =>
       tenant.member.orgs.getOrgMember({ orgId: tenant.orgId, userId: tenant.ownerId }),
     GetRole: () => tenant.member.access.getRole({ orgId: tenant.orgId, name: "role-77" }),
+    ListEffectivePermissions: () =>
+      tenant.owner.access.listEffectivePermissions({
+        orgId: tenant.orgId,
+        userId: idOf("user77"),
+        teamId: crewId,
+      }),
     GetTeam: () => tenant.member.teams.getTeam({ orgId: tenant.orgId, teamId: crewId }),
     "GetTeamMember effective": () =>
       tenant.member.teams.getTeamMember({
@@ -211,6 +217,15 @@ describe("in an org of 20,000, after ten uses", () => {
       harness.current.ops.users.batchGetUsers({ userIds: idsOf("user", count), view }),
     BatchGetTeams: (count) =>
       tenant.member.teams.batchGetTeams({ orgId: tenant.orgId, teamIds: idsOf("team", count) }),
+    BatchCheckAccess: (count) =>
+      tenant.owner.access.batchCheckAccess({
+        orgId: tenant.orgId,
+        checks: Array.from({ length: count }, (_, n) => ({
+          userId: idOf(`user${n + 1}`),
+          permission: "teams.get",
+          teamId: idOf(`team${n + 1}`),
+        })),
+      }),
     BatchGetOrgs: (count) => harness.current.ops.orgs.batchGetOrgs({ orgIds: idsOf("org", count) }),
     "BatchGetOrgs by a user": (count) =>
       tenant.member.orgs.batchGetOrgs({ orgIds: [...idsOf("org", count - 1), tenant.orgId] }),
@@ -314,6 +329,22 @@ describe("in an org of 20,000, after ten uses", () => {
       expect(nodes.some((node) => node["Relation Name"] === "team_members")).toBe(true);
       expect(faultsOf(nodes, 1_001)).toEqual([]);
     }
+  });
+
+  // It reads inside its function, whose plans are not noted.
+  test("CheckAccess reads a few blocks, also of who is in 5,000 teams", async () => {
+    const { orgId, ownerId, adminId } = tenant;
+    const client = new pg.Client({ connectionString: harness.current.urls.app });
+    await client.connect();
+    await client.query("begin");
+    await client.query(enter(orgId, ownerId));
+    const ask = `select roster.check_access('${adminId}', 'teams.update', '${idOf("team77")}')`;
+    await useTenTimes(() => client.query(ask));
+    const { rows } = await client.query(`explain (analyze, buffers, format json) ${ask}`);
+    expect(rows[0]["QUERY PLAN"][0].Plan["Shared Hit Blocks"]).toBeLessThan(40);
+    const { rows: answers } = await client.query(ask);
+    expect(answers[0].check_access).toEqual(["ORG_ROLE", "admin", "MEMBER"]);
+    await client.end();
   });
 
   // Only a plan that serves all values names their places.

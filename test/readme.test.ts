@@ -62,6 +62,7 @@ describe("README", () => {
     expect(stdout).toContain('"description": "They bootstrap."');
     expect(stdout).not.toContain("They wait.");
     expect(stdout).toContain('"title": "Press office"');
+    expect(stdout).toContain('"reason": "ACCESS_REASON_TEAM_ROLE"');
     expect(stdout.match(/"token": "0\./g)).toHaveLength(2);
     expect(stdout).toContain("refused: ETAG_STALE");
     expect(stderr).toContain("the resource changed; its etag is now");

@@ -1,4 +1,5 @@
 import type { Guard } from "./guard.ts";
+import { access } from "./guards-of-access.ts";
 import { invitations } from "./guards-of-invitations.ts";
 import { limits } from "./guards-of-limits.ts";
 import { log } from "./guards-of-log.ts";
@@ -13,6 +14,7 @@ import { ends, requests } from "./guards-of-time.ts";
 export const guards: readonly Guard[] = [
   ...rows,
   ...rights,
+  ...access,
   ...members,
   ...invitations,
   ...limits,
