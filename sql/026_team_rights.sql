@@ -2,7 +2,8 @@
 -- entering, and the team may have been moved, or the role taken away, while this change waited.
 
 -- Goes ahead of each such row. Argument: the permission that makes a role in the team needless. When the role is gone,
--- the call starts over; else it is held until the end, so that of two maintainers who remove each other one comes first.
+-- the call starts over; else it is held until the end, so that of two maintainers who remove each other one comes
+-- first.
 create function roster.hold_team_rights() returns trigger
   language plpgsql security definer set search_path = ''
   as $$
