@@ -2,7 +2,8 @@
 -- entering, and the team may have been moved, or the role taken away, while this change waited.
 
 -- Goes ahead of each such row. Argument: the permission that makes a role in the team needless. When the role is gone,
--- the call starts over.
+-- the call starts over; else it is held until the end, so that of two maintainers who remove each other one comes
+-- first.
 create function roster.hold_team_rights() returns trigger
   language plpgsql security definer set search_path = ''
   as $$
@@ -21,7 +22,13 @@ begin
       where t.org_id = roster.current_org()
         and t.id = case tg_op when 'DELETE' then old.team_id else new.team_id end;
   end if;
-  if way is not null and not way && roster.teams_of(actor, 'MAINTAINER') then
+  if way is null then
+    return case when tg_op = 'DELETE' then old else new end;
+  end if;
+  perform from roster.team_members m
+    where m.org_id = roster.current_org() and m.user_id = actor and m.team_id = any (way) and m.role = 'MAINTAINER'
+    limit 1 for share;
+  if not found then
     raise exception 'the caller''s role in the team changed meanwhile' using errcode = 'serialization_failure';
   end if;
   return case when tg_op = 'DELETE' then old else new end;
@@ -35,6 +42,10 @@ create trigger teams_rights_again before update of name on roster.teams
   for each row execute function roster.hold_team_rights('teams.update');
 create trigger team_members_rights before insert or update or delete on roster.team_members
   for each row execute function roster.hold_team_rights('teams.update');
+
+-- The gate holds memberships, and changes none.
+create policy team_members_gate_hold on roster.team_members for update to roster_gate using (true) with check (false);
+grant update (version) on roster.team_members to roster_gate;
 
 grant create on schema roster to roster_gate;
 alter function roster.hold_team_rights() owner to roster_gate;

@@ -59,7 +59,7 @@ const run = async (lane: number): Promise<string> => {
   ].join("\n");
 };
 
-describe(`A model of members, roles, invitations and owners, from the seed ${seed}`, () => {
+describe(`A model of members, roles, invitations, teams and owners, from the seed ${seed}`, () => {
   test(
     `foretells ${sequences} sequences of calls${MODEL_SEQUENCES ? ", also of calls at the same instant" : ""}`,
     async () => {
@@ -82,7 +82,8 @@ describe(`A model of members, roles, invitations and owners, from the seed ${see
     expect(endings.filter(([rpc]) => rpc !== "Get" && !succeeded.has(rpc))).toEqual([]);
     const reasons = endings.map(([, how]) => how);
     const ofRights = ["LAST_OWNER", "ROLE_IN_USE", "ROLE_NOT_GRANTABLE"];
-    const refusals = [...ofRights, "INVITATION_EXISTS", "ORG_LIMIT_REACHED"];
+    const ofTeams = ["TEAM_CYCLE", "TEAM_TOO_DEEP", "TEAM_NAME_TAKEN", "TEAM_HAS_CHILDREN"];
+    const refusals = [...ofRights, ...ofTeams, "INVITATION_EXISTS", "ORG_LIMIT_REACHED"];
     expect(reasons).toEqual(expect.arrayContaining(refusals));
   });
 });

@@ -56,6 +56,32 @@ describe("A maintainer who is one no longer when their change comes to be writte
     }
   });
 
+  test("adds nobody whom the list that ends the role leaves out", async () => {
+    const { orgId, owner, ownerId, memberId, lead, teams } = await world();
+    const { teamId } = lead;
+    const set = () => owner.teams.setTeamMembers({ orgId, teamId, members: [{ userId: ownerId }] });
+    const add = () => teams.addTeamMember({ orgId, teamId, userId: memberId });
+    expect(await secondOf(set, add)).toBe("PERMISSION_MISSING");
+    await owner.teams.addTeamMember({ ...lead, role: MAINTAINER });
+    expect(await secondOf(add, set)).toBeUndefined();
+    const { members } = await owner.teams.listTeamMembers({ orgId, teamId });
+    expect(members.map(({ userId }) => userId)).toEqual([ownerId]);
+  });
+
+  test("does not remove, nor is removed by, the other one who does so at the same moment", async () => {
+    const { orgId, owner, memberId, member, lead, teams } = await world();
+    const other = { ...lead, userId: memberId };
+    await owner.teams.addTeamMember({ ...other, role: MAINTAINER });
+    const calls = [
+      () => teams.removeTeamMember(other),
+      () => member.teams.removeTeamMember(lead),
+    ] as const;
+    const ends = await overlap(harness.current, ...calls);
+    expect(ends.map(({ status }) => status).sort()).toEqual(["fulfilled", "rejected"]);
+    const { members } = await owner.teams.listTeamMembers(lead);
+    expect(members.length, orgId).toBe(1);
+  });
+
   test("still leaves", async () => {
     const { owner, lead, teams } = await world();
     const demoted = () => owner.teams.updateTeamMember({ member: { ...lead, role: MEMBER } });

@@ -175,7 +175,8 @@ type TeamMembers = Pick<
 
 export const teamMembers = {
   async addTeamMember({ teamId, userId, role }, context) {
-    // The org membership is held first: with the foreign key alone, one that ends meanwhile would not be named.
+    // The org membership is held first: with the foreign key alone, one that ends meanwhile would not be named. And the
+    // team, so that whose list is being set comes before or after this.
     const row = await unitOfWork(context).maybeOne(sql.type(memberRow)`
       insert into roster.team_members as m (org_id, team_id, user_id, role)
       select t.org_id, t.id, o.user_id, ${roleText(role)}
@@ -183,7 +184,7 @@ export const teamMembers = {
       join roster.org_members o on o.org_id = t.org_id and o.user_id = ${userId}
       join roster.users u on u.id = o.user_id and u.delete_time is null
       where t.org_id = ${orgId(context)} and t.id = ${teamId} and t.delete_time is null
-      for key share of o
+      for key share of o for share of t
       returning ${memberColumns}`);
     if (!row) {
       await demandTeam(context, teamId);

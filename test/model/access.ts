@@ -11,6 +11,7 @@ import {
   enter,
   type Held,
   type Org,
+  orgOf,
   permissionsOf,
   platform,
   Refused,
@@ -107,17 +108,14 @@ const checkAccess = aimedCalls("CheckAccess", {
 
 /** Asks about everyone on every team at once. */
 const batchCheckAccess = aimedCalls("BatchCheckAccess", {
-  input: callWith({ permission }),
-  aim: (input, world) => ({
-    ...input,
-    questions: [...world.users.keys()].flatMap((user) =>
-      ["", ...(world.orgs[input.org]?.teams.keys() ?? [])].map((team) => ({
-        user,
-        team,
-        permission: input.permission,
-      })),
-    ),
-  }),
+  input: callWith({ permissions: fc.array(permission, { minLength: 1, maxLength: 2 }) }),
+  aim: (input, world) => {
+    const teams = ["", ...orgOf(world, input.org).teams.keys()];
+    const questions = [...world.users.keys()].flatMap((user) =>
+      teams.flatMap((team) => input.permissions.map((permission) => ({ user, team, permission }))),
+    );
+    return { ...input, questions };
+  },
   predict: (world, call) => {
     const { org, held } = enter(world, call, "access.check");
     return call.questions.map((question) => {
@@ -195,8 +193,7 @@ export const accessViewsOf = ({ users, orgs }: World): Draw[] =>
     const ask = { by: platform, org };
     const [user, pick] = [teams.size % users.length, teams.size - 2];
     return [
-      batchCheckAccess.with({ ...ask, permission: "teams.get" }),
-      batchCheckAccess.with({ ...ask, permission: "teams.create" }),
+      batchCheckAccess.with({ ...ask, permissions: ["teams.get", "teams.create"] }),
       checkAccess.with({ ...ask, user, permission: "teams.update", pick }),
       listEffectivePermissions.with({ ...ask, user, pick }),
     ];

@@ -71,7 +71,10 @@ const firstTeams: readonly Readonly<Record<string, Node>>[] = [
   },
   {
     "+E": team("Ant", "", true, [[1, "MEMBER"]]),
-    "+F": team("Bee", "+E", false, [[5, "MAINTAINER"]]),
+    "+F": team("Bee", "+E", false, [
+      [1, "MAINTAINER"],
+      [5, "MAINTAINER"],
+    ]),
   },
 ];
 

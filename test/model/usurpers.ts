@@ -58,6 +58,25 @@ const acts = fc.oneof(
   ),
 );
 
-export const usurpers = fc
-  .tuple(losses, fc.array(acts, { minLength: 1, maxLength: 2 }))
-  .map(([loss, acts]) => [loss, ...acts]);
+/** Two maintainers each of whom takes the other's role, or gives it again: only one can come first. */
+const rivals = fc
+  .array(fc.constantFrom("removes", "demotes", "sets"), { minLength: 2, maxLength: 2 })
+  .map((ways) =>
+    ways.map((way, place) => {
+      const [by = 0, user = 0] = place === 0 ? [1, 5] : [5, 1];
+      const about = { by, org: 1, pick: 1 };
+      if (way === "sets")
+        return setTeamMembers.with({ ...about, wanted: [{ user: by, role: "MEMBER" }] });
+      const other = { ...about, user, isMember: false };
+      return way === "removes"
+        ? removeTeamMember.with({ ...other, leaves: false })
+        : updateTeamMember.with({ ...other, role: "MEMBER" });
+    }),
+  );
+
+export const usurpers = fc.oneof(
+  fc
+    .tuple(losses, fc.array(acts, { minLength: 1, maxLength: 2 }))
+    .map(([loss, acts]) => [loss, ...acts]),
+  rivals,
+);

@@ -152,6 +152,20 @@ const roles: readonly Guard[] = [
     "team-races",
     "does not take the role back",
   ),
+  inRoutine("hold_team_rights")(
+    "the role is held until the end",
+    "limit 1 for share;",
+    "limit 1;",
+    "team-races",
+    "does not remove, nor is removed by",
+  ),
+  inSource("src/services/team-members.ts")(
+    "who adds comes before or after who sets the list",
+    " for share of t",
+    "",
+    "team-races",
+    "adds nobody whom the list that ends the role leaves out",
+  ),
 ];
 
 export const teams: readonly Guard[] = [...tree, ...sight, ...roles];
