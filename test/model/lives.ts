@@ -171,6 +171,7 @@ export const lifeCalls = [
   reactivateUser,
   deleteUser,
   undeleteUser,
+  undeleteUser,
   suspendOrg,
   reactivateOrg,
   deleteOrg,

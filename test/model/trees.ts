@@ -74,25 +74,22 @@ const belongs = (teams: Teams, wanted: Team, user: number): boolean =>
     return isLive(team) && isIn(user)(team) && upFrom(teams, key).includes(wanted);
   });
 
-/** Whether no secret at or above a team is kept from someone. */
-const isOpen = (teams: Teams, key: string, user: number): boolean => {
-  const up = upFrom(teams, key);
-  const isKept = (team: Team): boolean => team.secret && !belongs(teams, team, user);
-  return up.some(isIn(user, "MAINTAINER")) || !up.some(isKept);
-};
+/** Whether a secret at or above a team is kept from someone who has no role there but that of a member. */
+const isKept = (teams: Teams, key: string, user: number): boolean =>
+  upFrom(teams, key).some((team) => team.secret && !belongs(teams, team, user));
 
 /** What someone is in a team by their roles there and above. As a mere member they stop at a secret. */
 export const roleIn = (teams: Teams, key: string, user: number): TeamRole | undefined => {
   const up = upFrom(teams, key);
   if (up.some(isIn(user, "MAINTAINER"))) return "MAINTAINER";
-  return up.some(isIn(user)) && isOpen(teams, key, user) ? "MEMBER" : undefined;
+  return up.some(isIn(user)) && !isKept(teams, key, user) ? "MEMBER" : undefined;
 };
 
 /** Whether a team is there for someone who has this sight. */
 export const sees = (teams: Teams, key: string, user: number, sight: Sight): boolean => {
   if (sight === "deleted" || sight === "all") return true;
-  if (sight === "visible") return isOpen(teams, key, user);
-  return roleIn(teams, key, user) !== undefined;
+  const isOpen = sight === "visible" && !isKept(teams, key, user);
+  return isOpen || roleIn(teams, key, user) !== undefined;
 };
 
 /** What a role in a team permits in it and below. */
@@ -105,7 +102,7 @@ export const permitted: Readonly<Record<TeamRole, readonly string[]>> = {
 export const rolesOver = (teams: Teams, key: string, user: number): string[] =>
   keysUpFrom(teams, key).filter((above) => {
     const role = teams.get(above)?.members.get(user);
-    return role === "MAINTAINER" || (role === "MEMBER" && isOpen(teams, key, user));
+    return role === "MAINTAINER" || (role === "MEMBER" && !isKept(teams, key, user));
   });
 
 const keysUpFrom = (teams: Teams, key: string): string[] =>
