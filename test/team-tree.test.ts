@@ -163,7 +163,7 @@ describe("Teams that are moved at the same time", () => {
       "A",
       "B",
       "C",
-      ...chain("a", 13),
+      ...chain("a", 16),
       ...chain("b", 10),
     );
     const names = ["A", "B", "C", "a0", "b0", "b4", "b7", ""];
@@ -172,7 +172,12 @@ describe("Teams that are moved at the same time", () => {
       const calls = Array.from({ length: 8 }, (_, n) => {
         const name = names[(round + n * 3) % 7] ?? "A";
         const parent = names[(round * 5 + n * 2 + 1) % 8] ?? "";
-        if (n === 7) return makeTeam(owner, { orgId, name: `${round}`, parentTeamId: id("b9") });
+        if (n === 7)
+          return makeTeam(owner, {
+            orgId,
+            name: `${round}`,
+            parentTeamId: id(round % 2 ? "b9" : "a15"),
+          });
         return move(owner, name, parent);
       });
       for (const result of await Promise.allSettled(calls))
