@@ -176,4 +176,5 @@ export const lifeCalls = [
   reactivateOrg,
   deleteOrg,
   undeleteOrg,
+  undeleteOrg,
 ];
