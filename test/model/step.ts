@@ -147,14 +147,13 @@ const instant = fc.oneof(
   { weight: 2, arbitrary: crowds },
 );
 
-/** What sequences are made of that take one call after the other. */
-export const inTurns = [single.map((draw) => new Step([draw]))];
+const inTurn = single.map((draw) => new Step([draw]));
 
-/** And of those in which calls come at once. Calls that look are not among these: they read as they go. */
-export const atOnce = [
-  ...inTurns,
-  ...inTurns,
-  ...inTurns,
+/** What sequences are made of. Calls that look are not among those at once: they read as they go. */
+export const steps = [
+  inTurn,
+  inTurn,
+  inTurn,
   fc.tuple(instant, fc.boolean()).map(([draws, held]) => new Step(draws, held)),
 ];
 
