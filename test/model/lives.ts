@@ -136,7 +136,7 @@ const reactivateOrg = aimedCalls("ReactivateOrg", {
 });
 
 const deleteOrg = calls("DeleteOrg", {
-  input: callWith({ force: fc.boolean() }),
+  input: callWith({ by: fc.constantFrom(platform, 0, 4, 1), force: fc.boolean() }),
   predict: (world, call) => {
     const { org } = enter(world, call, "org.delete");
     const hasOthers = [...org.members].some(
