@@ -234,4 +234,21 @@ describe("Batches at the same time", () => {
       "PERMISSION_MISSING",
     ]);
   });
+
+  test("takes the place of a membership that was made meanwhile and is over", async () => {
+    const { orgId, admin, ownerId } = await harness.current.tenant();
+    const [userId = ""] = await users(1);
+    const over = { seconds: 1n, nanos: 0 };
+    const [one, two] = await overlap(
+      harness.current,
+      () => add(harness.current.ops, orgId, [{ userId, expireTime: over }]),
+      () => add(admin, orgId, [{ userId }, { userId: ownerId }]),
+    );
+    expect(one?.status).toBe("fulfilled");
+    if (two?.status !== "fulfilled") throw two?.reason;
+    expect((two.value as BatchAddOrgMembersResult[]).map(outcomeOf)).toEqual([
+      "added",
+      "ORG_MEMBER_EXISTS members[1].user_id",
+    ]);
+  });
 });

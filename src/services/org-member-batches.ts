@@ -43,7 +43,7 @@ const judge = (context: HandlerContext, items: readonly Item[]) => {
 
 /**
  * Adds users in the order of their ids, in which every batch does: two with the same people wait for one another
- * instead of deadlocking. Whoever is added meanwhile is left out.
+ * instead of deadlocking. Whoever was added meanwhile is missing from the answer.
  */
 const insert = (context: HandlerContext, items: readonly Item[]) => {
   const rows = items.map(({ userId, role, expireTime }) => [userId, role, expireTime]);
@@ -109,10 +109,10 @@ export const orgMemberBatches = {
     let sorted = sortOut(orgId(context), items, await judge(context, items));
     // While that waited, others may have gone. Now that it has what it waited for, none can.
     if (sorted.isFull) sorted = sortOut(orgId(context), items, await judge(context, items));
-    const { addable, refusals, isFull } = sorted;
+    const { addable, refusals } = sorted;
     const rows = addable.size > 0 ? await insert(context, [...addable.values()]) : [];
-    // Room was kept for whoever was added meanwhile, and may be left.
-    if (isFull && rows.length < addable.size) throw new Overtaken("others were added meanwhile");
+    // Room was kept for whoever was added meanwhile, or their membership is over already: a new look tells.
+    if (rows.length < addable.size) throw new Overtaken("others were added meanwhile");
     const added = new Map(rows.map((row) => [addable.get(row.member_user_id), row]));
     return {
       results: items.map((item, place) => {

@@ -49,37 +49,28 @@ export const isInTheWay = ({ orgs, before }: World, org: Org, user: number): boo
  * Makes someone a member, unless they are one. One whose membership is over begins anew.
  *
  * @param again the same call has added them already, which even a membership that is over does not undo
- * @param kept how many the same call keeps room for beside
  */
 export const admit = (
   world: World,
   org: Org,
   { user, role, end }: NewMember,
   again = false,
-  kept = 0,
 ): Answer => {
   if (!isActive(userOf(world, user))) refuse("USER_NOT_FOUND");
   if (role === "owner" && end !== "never") refuse("FIELD_INVALID");
   const former = org.members.get(user);
   if (former && (again || isLasting(former) || isInTheWay(world, org, user)))
     refuse("ORG_MEMBER_EXISTS");
-  demandRoom(world, org, "members", kept + (end === "over" ? 0 : 1));
+  demandRoom(world, org, "members", end === "over" ? 0 : 1);
   dismiss(org, user);
   org.members.set(user, { role, suspended: false, end });
   org.joins.set(user, (org.joins.get(user) ?? 0) + 1);
   return { user, role, suspended: false, end };
 };
 
-const add = (
-  world: World,
-  org: Org,
-  held: Held,
-  init: NewMember,
-  again = false,
-  kept = 0,
-): Answer => {
+const add = (world: World, org: Org, held: Held, init: NewMember, again = false): Answer => {
   demandGrantable(org, init.role, held);
-  return admit(world, org, init, again, kept);
+  return admit(world, org, init, again);
 };
 
 /** Refuses a change after which an org would be without an owner. */
@@ -107,23 +98,18 @@ export const batchAddOrgMembers = calls("BatchAddOrgMembers", {
     const entered = enter(world, call, "members.add");
     const { org, held } = entered;
     const added = new Set<number>();
-    // Who is in the way of themselves was kept room for, which may be left.
-    const kept = new Set<number>();
-    let isFull = false;
     const answers = call.members.map((member) => {
       try {
-        const answer = add(world, org, held, member, added.has(member.user), kept.size);
+        const answer = add(world, org, held, member, added.has(member.user));
         added.add(member.user);
         return answer;
       } catch (error) {
         if (!(error instanceof Refused)) throw error;
-        const isKept = error.message === "ORG_MEMBER_EXISTS" && member.end !== "over";
-        if (isKept && isInTheWay(world, org, member.user)) kept.add(member.user);
-        isFull ||= error.message === "ORG_LIMIT_REACHED";
+        if (error.message === "ORG_MEMBER_EXISTS" && isInTheWay(world, org, member.user))
+          throw new Anew();
         return error.answer;
       }
     });
-    if (isFull && kept.size > 0) throw new Anew();
     if (added.size > 0) demandHeld(call, entered);
     return answers;
   },

@@ -63,8 +63,8 @@ export const limits: readonly Guard[] = [
   ),
   inBatches(
     "room that was kept is not lost",
-    "if (isFull &&",
-    "if (false &&",
+    "if (rows.length < addable.size)",
+    "if (false)",
     "limits",
     "fills the room that it kept for them",
   ),
