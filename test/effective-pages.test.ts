@@ -115,12 +115,11 @@ const pagesOf = async (caller: Callers, teamId: string, pageSize: number) => {
 };
 
 // Of these sizes the first walks the org's memberships for all but small teams, the last asks each team.
-const sizes = [1, 3, 5, 1_000];
+const sizes = [2, 1_000];
 const callers: Record<string, () => Promise<Callers> | Callers> = {
   "an owner": () => tenant.owner,
   "a member without a team": () => tenant.member,
   "a member of some teams, maintainer of others": () => harness.current.as(people[0] ?? ""),
-  "another one": () => harness.current.as(people[7] ?? ""),
   "one of the last": () => harness.current.as(people.at(-1) ?? ""),
 };
 

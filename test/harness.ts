@@ -212,7 +212,8 @@ export const startHarness = async (options: Partial<ServerOptions> = {}): Promis
   const logs: Record<string, unknown>[] = [];
   const server = await startServer({
     address: { host: "127.0.0.1", port: 0 },
-    database: urls,
+    // Background work would take away what tests look at. Those about it start it themselves.
+    database: { ...urls, worker: undefined },
     poolSize: 6,
     pipeline: pipelined,
     trust: { jwks: { file }, issuer, audience, orgClaim: "org" },

@@ -257,8 +257,7 @@ describe("The background purge", () => {
     const both = await Promise.all([purge(harness.current.urls.worker), purged()]);
     const [one, steps] = both;
     const two = steps.reduce((sum, { items }) => sum + items, 0);
-    // The server's own background work may take some too.
-    expect(one.users + two).toBeLessThanOrEqual(60);
+    expect(one.users + two).toBe(60);
     const entries = await harness.current.admin.query(
       `select resource_id from roster.audit_changes
        where resource_type = 'user' and kind = 'PURGED' and resource_id = any ($1)`,

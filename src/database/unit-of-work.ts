@@ -22,7 +22,8 @@ export interface DatabaseError extends Error {
   readonly detail?: string;
 }
 
-const attempts = 3;
+/** A unit of work is done again three times at most. */
+const attempts = 4;
 const nothing = sql.typeAlias("void")`select`;
 const committing = sql.typeAlias("void")`commit`;
 const checkingConstraints: Step = { text: "set constraints all immediate", values: [] };
