@@ -180,11 +180,11 @@ describe("a mutation that loses a race", () => {
     expect(await entries(orgId)).toBe(1);
   });
 
-  test("ABORTED when it lost three times", async () => {
+  test("ABORTED when it lost four times", async () => {
     const { orgId, owner } = await losing(1_000);
     const refused = await refusal(owner.teams.createTeam({ team: { orgId, name: "Racer" } }));
     expect(refused).toMatchObject({ code: "Aborted", reason: "CONFLICT_RETRY" });
-    expect(await runs()).toBe(3);
+    expect(await runs()).toBe(4);
     expect(await entries(orgId)).toBe(0);
   });
 });
