@@ -40,7 +40,7 @@ const run = async (lane: number): Promise<string> => {
     const real = new Real(harness.current, connections, admin, tally);
     const model: Model = { worlds: [await real.settle()] };
     await fc.asyncModelRun(() => ({ model, real }), sequence);
-    await lookAround(model, real);
+    await lookAround(model, real, MODEL_SEQUENCES ? 1 : 4);
   });
   const details = await fc.check(property, {
     seed: seed + lane,
