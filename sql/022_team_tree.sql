@@ -85,8 +85,11 @@ create function roster.team_role(org uuid, team uuid) returns text
       when t.secrets = '{}' or t.secrets <@ roster.known_teams(roster.current_actor()) then min(m.role)
     end
     from roster.teams t
-    join roster.team_members m
-      on m.org_id = org and m.team_id = any (t.path) and m.user_id = roster.current_actor()
+    cross join unnest(t.path) way (id)
+    -- Each team of the path is one probe, however many teams the caller is in.
+    cross join lateral (
+      select i.role from roster.team_members i
+      where i.org_id = org and i.team_id = way.id and i.user_id = roster.current_actor() limit 1) m
     where t.org_id = org and t.id = team
     group by t.secrets);
 

@@ -67,10 +67,12 @@ begin
     end if;
   end if;
   if team_open is not null and facts.role is not null then
-    select max(array_position(facts.path, m.team_id)) filter (where m.role = 'MAINTAINER'),
-      max(array_position(facts.path, m.team_id))
-    into maintained, joined
-    from roster.team_members m where m.org_id = org and m.user_id = person and m.team_id = any (facts.path);
+    -- Each team of the path is one probe, however many teams the user is in.
+    select max(way.level) filter (where m.role = 'MAINTAINER'), max(way.level) into maintained, joined
+    from unnest(facts.path) with ordinality way (id, level)
+    cross join lateral (
+      select i.role from roster.team_members i
+      where i.org_id = org and i.team_id = way.id and i.user_id = person limit 1) m;
     team_role := case
       when maintained is not null then 'MAINTAINER'
       when joined is not null and team_open then 'MEMBER'

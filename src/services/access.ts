@@ -54,10 +54,13 @@ const standings = (org: string, questions: FragmentSqlToken) => sql.fragment`
     where t.org_id = ${org} and t.id = a.team_id and t.delete_time is null
     limit 1) t on true
   cross join lateral (
-    select max(array_position(t.path, m.team_id)) filter (where m.role = 'MAINTAINER') as maintained,
-      max(array_position(t.path, m.team_id)) as joined
-    from roster.team_members m
-    where m.org_id = ${org} and m.user_id = a.user_id and m.team_id = any (t.path) and p.role is not null) j
+    select max(way.level::int) filter (where m.role = 'MAINTAINER') as maintained, max(way.level::int) as joined
+    from unnest(t.path) with ordinality way (id, level)
+    cross join lateral (
+      select role from roster.team_members
+      where org_id = ${org} and team_id = way.id and user_id = a.user_id
+      limit 1) m
+    where p.role is not null) j
   cross join lateral (
     select case
       when t.secrets = '{}' then true

@@ -20,7 +20,7 @@ export const teamMemberSets = {
     }));
     const roles = new Map<string, string>();
     for (const { userId, role } of items) if (!roles.has(userId)) roles.set(userId, role);
-    const named = sql.array([...roles.keys()], "uuid");
+    const named = sql.array([...roles.keys()].sort(), "uuid");
 
     // The team is held first, by which two calls for it come one after the other; then what each item stands on.
     await unit.one(
@@ -30,12 +30,13 @@ export const teamMemberSets = {
       noTeam(teamId),
     );
     const people = await unit.many(sql.type(userRow)`
-      select m.user_id from roster.org_members m
+      select m.user_id
+      from unnest(${named}) named (user_id)
       cross join lateral (
-        select from roster.users where id = m.user_id and delete_time is null limit 1) u
-      where m.org_id = ${id} and m.user_id = any (${named})
-      order by m.user_id
-      for key share of m`);
+        select user_id from roster.org_members where org_id = ${id} and user_id = named.user_id
+        limit 1 for key share) m
+      cross join lateral (
+        select from roster.users where id = m.user_id and delete_time is null limit 1) u`);
     const present = people.map(({ user_id }) => user_id);
 
     // Also a row that stays as it is is held, so that it is still there to be read.
@@ -44,7 +45,7 @@ export const teamMemberSets = {
       with removed as (
         delete from roster.team_members m
         where m.org_id = ${id} and m.team_id = ${teamId} and m.user_id ${whose}
-          and not exists (select from unnest(${named}) named (user_id) where named.user_id = m.user_id)
+          and m.user_id <> all (${named})
           and (select true from roster.users where id = m.user_id and delete_time is null)
         returning m.user_id),
       put as (
