@@ -153,7 +153,7 @@ const deleteOrg = calls("DeleteOrg", {
 });
 
 const undeleteOrg = aimedCalls("UndeleteOrg", {
-  input: aboutOrg,
+  input: callWith({ by: fc.constantFrom(platform, platform, platform, 0) }),
   aim: aimAtOrg(({ deleted }) => deleted),
   predict: (world, call) => {
     const { org } = enter(world, call, "roster.platform", { deleted: true });
