@@ -1,5 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { TeamRole } from "../src/gen/roster/v1/team_member_pb.ts";
+import { TeamVisibility } from "../src/gen/roster/v1/team_pb.ts";
 import { refusal, useHarness } from "./harness.ts";
 import { makeTeam, tenantWithTeam } from "./made-team.ts";
 import { overlap } from "./overlap.ts";
@@ -87,4 +88,16 @@ describe("A maintainer who is one no longer when their change comes to be writte
     const demoted = () => owner.teams.updateTeamMember({ member: { ...lead, role: MEMBER } });
     expect(await secondOf(demoted, () => teams.removeTeamMember(lead))).toBeUndefined();
   });
+});
+
+test("A team of an org that is deleted meanwhile is not moved or hidden any more", async () => {
+  for (const change of [{ parentTeamId: "" }, { visibility: TeamVisibility.SECRET }]) {
+    const { orgId, owner, den } = await world();
+    const deleted = () => harness.current.ops.orgs.deleteOrg({ orgId, force: true });
+    const late = () =>
+      "visibility" in change
+        ? owner.teams.updateTeam({ team: { orgId, id: den.id, ...change } })
+        : owner.teams.moveTeam({ orgId, teamId: den.id, ...change });
+    expect(await secondOf(deleted, late)).toBe("ORG_NOT_ALLOWED");
+  }
 });

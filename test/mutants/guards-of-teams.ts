@@ -50,6 +50,13 @@ const tree: readonly Guard[] = [
     "team-tree",
     "Teams that are moved at the same time",
   ),
+  inRoutine("hold_tree")(
+    "no team of an org that is deleted meanwhile",
+    "and o.delete_time is null for no key update",
+    "for no key update",
+    "team-races",
+    "of an org that is deleted meanwhile",
+  ),
   inRoutine("hold_org")(
     "nobody makes a team while one is moved",
     "and o.delete_time is null for share",
