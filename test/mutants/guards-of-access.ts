@@ -153,7 +153,7 @@ const many: readonly Guard[] = [
   ),
   inChecks(
     "teams of an expired membership do not count",
-    " and p.role is not null) j",
+    "where p.role is not null) j",
     ") j",
     agreement,
     "says too, of one whose membership has expired",

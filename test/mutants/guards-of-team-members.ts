@@ -57,8 +57,8 @@ export const teamMembers: readonly Guard[] = [
   ),
   inSets(
     "who is added stays in the org",
-    "      for key share of m`",
-    "`",
+    "limit 1 for key share",
+    "limit 1",
     "set-team-members",
     "RemoveOrgMember",
   ),
