@@ -40,6 +40,23 @@ create trigger teams_rights before insert on roster.teams
   for each row execute function roster.hold_team_rights('teams.create');
 create trigger teams_rights_again before update of name on roster.teams
   for each row execute function roster.hold_team_rights('teams.update');
+
+-- A new team that its maker would not see is refused: nobody could answer the call, and nobody of theirs would find it.
+-- Behind teams_rights, by its name, which starts over for a maintainer whose role is gone.
+create function roster.demand_sight() returns trigger
+  language plpgsql security definer set search_path = ''
+  as $$
+begin
+  if not roster.sees_team(roster.current_actor(), roster.team_sight(), new.path, new.secrets) then
+    raise exception 'PERMISSION_MISSING' using errcode = 'RS001', detail = jsonb_build_object(
+      'permission', case when new.secrets = '{}' then 'teams.get' else 'teams.update' end)::text;
+  end if;
+  return new;
+end
+$$;
+create trigger teams_sight before insert on roster.teams
+  for each row execute function roster.demand_sight();
+
 create trigger team_members_rights before insert or update or delete on roster.team_members
   for each row execute function roster.hold_team_rights('teams.update');
 
@@ -49,4 +66,5 @@ grant update (version) on roster.team_members to roster_gate;
 
 grant create on schema roster to roster_gate;
 alter function roster.hold_team_rights() owner to roster_gate;
+alter function roster.demand_sight() owner to roster_gate;
 revoke create on schema roster from roster_gate;

@@ -106,6 +106,28 @@ describe("A secret team", () => {
     expect(told(hidden, moles.id)).toBe(told(await below(random), random));
   });
 
+  test("is not made by who would not see it", async () => {
+    const { orgId, owner, crew, moles, service } = await world();
+    const { SECRET: visibility } = TeamVisibility;
+    const lacks = (permission: string) => ({ ...denied, metadata: { permission } });
+    await makeRole(owner, orgId, "builder", "org.get", "teams.get", "teams.create");
+    const builder = await makeHolder(harness.current, orgId, "builder");
+    const nest = { orgId, name: "Nest", visibility };
+    expect(await refusal(makeTeam(builder, nest))).toMatchObject(lacks("teams.update"));
+    await makeRole(owner, orgId, "blind", "org.get", "teams.create");
+    const blind = await makeHolder(harness.current, orgId, "blind");
+    const open = { orgId, name: "Nest" };
+    expect(await refusal(makeTeam(blind, open))).toMatchObject(lacks("teams.get"));
+    // In a team that they belong to, or maintain, they see what they make.
+    const { userId } = builder;
+    await owner.teams.addTeamMember({ orgId, teamId: moles.id, userId });
+    expect((await makeTeam(builder, { ...open, parentTeamId: moles.id })).name).toBe("Nest");
+    const role = MAINTAINER;
+    await owner.teams.addTeamMember({ orgId, teamId: crew.id, userId: blind.userId, role });
+    expect((await makeTeam(blind, { ...nest, parentTeamId: crew.id })).name).toBe("Nest");
+    expect((await makeTeam(await service("teams.create"), nest)).name).toBe("Nest");
+  });
+
   test("is gone from sight with the role, and with a change of visibility", async () => {
     const { orgId, moles, fans, owner, member, joined } = await world();
     const insider = await joined(moles.id, MEMBER);

@@ -136,6 +136,7 @@ export const createTeam = aimedCalls("CreateTeam", {
     org.teams.set(key, made);
     if (depthOf(org.teams, key) > org.limits.teamDepth) refuse("TEAM_TOO_DEEP");
     demandMaintainer(org, key, call, held, "teams.create");
+    if (!sees(org.teams, key, call.by, sightOf(held))) refuse("PERMISSION_MISSING");
     demandName(org, key);
     demandRoom(world, org, "teams", 0);
     return teamAnswer(key, made);

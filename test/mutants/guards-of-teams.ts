@@ -154,6 +154,12 @@ const roles: readonly Guard[] = [
     "changes no team that was moved away",
   ),
   sql(
+    "nobody makes a team that they would not see",
+    "drop trigger teams_sight on roster.teams",
+    "team-sight",
+    "is not made by who would not see it",
+  ),
+  sql(
     "who loses the role does not take it back",
     "drop trigger team_members_rights on roster.team_members",
     "team-races",
