@@ -208,10 +208,10 @@ end
 $$;
 
 -- Examines at most so many seals of an organisation behind one, with the rows that they cover, and behind the last one
--- what should have been sealed. One row for each seal, and before it one for each fault: source 1 is an entry, 2 a
--- change, and of a fault of the seal itself there is none. EDITED, DELETED and INSERTED tell what became of a row;
--- SEAL_MISSING that a number is skipped, SEAL_BROKEN that a seal does not fit its content or the seal before.
--- What retention has removed is not looked at until it is gone, but its seals are.
+-- what should have been sealed. One row for each seal, and before it one for each fault, at most a hundred: source 1
+-- is an entry, 2 a change, and of a fault of the seal itself there is none. EDITED, DELETED and INSERTED tell what
+-- became of a row; SEAL_MISSING that a number is skipped, SEAL_BROKEN that a seal does not fit its content or the
+-- seal before. What retention has removed is not looked at until it is gone, but its seals are.
 create function roster.check_seals(org uuid, behind bigint, most int)
   returns table (
     number bigint, size int, create_time timestamptz, root text, removed boolean, fault text, source smallint, id uuid)
@@ -261,7 +261,7 @@ begin
           where a.org_id = org and a.xid > seal.after_xid and a.xid <= seal.until_xid) a
           on a.source = l.source and a.id = l.id
         where l.digest is distinct from a.digest
-        order by l.place
+        order by l.place, a.source, a.id limit 100
       loop
         return next;
       end loop;
@@ -287,7 +287,7 @@ begin
       union all
       select last.number, a.source, a.id from roster.audit_leaves a
       where a.org_id = org and a.xid > last.until_xid and a.xid <= roster.sealed_until()
-      order by 1, 2, 3
+      order by 1, 2, 3 limit 100
     loop
       return next;
     end loop;

@@ -73,6 +73,22 @@ describe("The audit log is only ever added to", () => {
     );
     expect(await asRole("roster_audit", "delete from roster.audit_changes")).toContain("42501");
   });
+
+  test("but for an erasure, which may only blank", async () => {
+    await harness.current.tenant();
+    const asAudit = async (set: string) =>
+      asRole("roster_audit", `update roster.audit_changes set ${set} where person is not null`);
+    expect(await asAudit("salt = null, before = null, after = null")).toBeGreaterThan(0);
+    // Without the policy that says so too.
+    const { admin } = harness.current;
+    await admin.query(
+      "alter policy audit_changes_forget on roster.audit_changes with check (true)",
+    );
+    for (const set of ["salt = null", "salt = null, before = null, after = '{}'"])
+      expect(await asAudit(set)).toBe("42501 the audit log is only ever added to");
+    await admin.query(`alter policy audit_changes_forget on roster.audit_changes
+      with check (before is null and after is null and salt is null)`);
+  });
 });
 
 describe("A month without a partition", () => {

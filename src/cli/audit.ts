@@ -111,7 +111,7 @@ const verify = async (
       if (now - toldMs < progressMs) return;
       toldMs = now;
       console.error(
-        `${nameOf(orgId)}: seal ${progress.seals}, ${count(rows + progress.rows)} rows`,
+        `${nameOf(orgId)}: seal ${progress.seals}, ${counted(rows + progress.rows, "row")} so far`,
       );
     });
     seals += done.seals;
@@ -119,12 +119,19 @@ const verify = async (
     if (keptFrom)
       console.error(`${nameOf(orgId)}: retention has removed rows up to ${keptFrom.toISOString()}`);
   }
-  const what = `${count(rows)} rows under ${count(seals)} seals of ${count(asked.length)} logs`;
-  console.log(faults === 0 ? `verified ${what}` : `found ${count(faults)} faults in ${what}`);
+  const what = [
+    counted(rows, "row"),
+    "under",
+    counted(seals, "seal"),
+    "of",
+    counted(asked.length, "log"),
+  ];
+  console.log(faults === 0 ? "verified" : `found ${counted(faults, "fault")} in`, ...what);
   return faults === 0 ? 0 : 1;
 };
 
-const count = (number: number): string => number.toLocaleString("en");
+const counted = (count: number, noun: string): string =>
+  `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
 
 const nameOf = (orgId: string): string => (orgId === noOrg ? "no org" : `org ${orgId}`);
 
