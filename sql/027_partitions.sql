@@ -12,9 +12,13 @@ create function roster.framed(variadic fields bytea[]) returns bytea
     from unnest(fields) with ordinality f (field, place));
 
 create function roster.payload_digest(salt bytea, person uuid, before jsonb, after jsonb) returns bytea
-  language sql stable parallel safe
+  language plpgsql stable parallel safe set search_path = ''
+  as $$
+begin
   return sha256(roster.framed(
     salt, uuid_send(person), convert_to(before::text, 'UTF8'), convert_to(after::text, 'UTF8')));
+end
+$$;
 
 grant execute on function
   roster.framed(variadic bytea[]), roster.payload_digest(bytea, uuid, jsonb, jsonb)

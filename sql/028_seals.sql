@@ -134,10 +134,14 @@ grant select on roster.audit_entries, roster.audit_changes to roster_gate;
 grant select on roster.audit_leaves to roster_gate, roster_app, roster_directory;
 
 create function roster.seal_root(s roster.audit_seals) returns bytea
-  language sql stable parallel safe
+  language plpgsql stable parallel safe set search_path = ''
+  as $$
+begin
   return sha256('\x02'::bytea || roster.framed(
     uuid_send(s.org_id), int8send(s.number), s.previous_root, xid8send(s.after_xid), xid8send(s.until_xid),
     int4send(s.size), timestamptz_send(s.newest_time), timestamptz_send(s.create_time), s.merkle_root));
+end
+$$;
 
 -- Up to which transaction all of the log is sealed.
 create function roster.sealed_until() returns xid8
@@ -164,6 +168,10 @@ begin
   end if;
   horizon := pg_snapshot_xmin(pg_current_snapshot());
   done := roster.sealed_until();
+  if done >= horizon then
+    raise exception 'the log was sealed up to transaction %, and this server is only at %', done, horizon
+      using hint = 'It was restored from a dump. Stop the server and advance its transactions: pg_resetwal --epoch';
+  end if;
   select r.xid into upto
   from (
     select u.xid

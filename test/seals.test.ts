@@ -100,6 +100,18 @@ describe("A seal", () => {
     expect(await faultsOf(harness.current, orgId)).toEqual([]);
   });
 
+  test("is not made on a server whose transactions are behind those of the log, restored from a dump", async () => {
+    const { admin } = harness.current;
+    await harness.current.tenant();
+    await sealAll(harness.current);
+    await admin.query("begin; set local session_replication_role = replica");
+    await admin.query("update roster.audit_seals set until_xid = '4000000000'");
+    await expect(admin.query("select roster.seal_audit(1)")).rejects.toThrow(
+      /^the log was sealed up to transaction 4000000000, and this server is only at \d+$/,
+    );
+    await admin.query("rollback");
+  });
+
   test("is made by one process at a time", async () => {
     const { urls } = harness.current;
     await harness.current.tenant();
