@@ -16,6 +16,8 @@ export interface Config {
   /** Of it come the keys of all tokens; undefined in development, where one is made and kept under `dataDir`. */
   readonly tokenSecret: string | undefined;
   readonly purgeAfterDays: number;
+  /** How long the audit log that belongs to no org is kept; 0: for good. */
+  readonly auditRetentionDays: number;
   readonly dataDir: string;
   readonly logLevel: string;
 }
@@ -106,6 +108,7 @@ const variables = {
   JWT_ORG_CLAIM: z.string().min(1),
   TOKEN_SECRET: z.string().min(32, "must be at least 32 characters").optional(),
   PURGE_AFTER_DAYS: whole(1, 3650),
+  AUDIT_RETENTION_DAYS: whole(0, 36500),
   ALLOW_CLEARTEXT: flag,
   ROSTER_DATA_DIR: z.string().min(1),
   LOG_LEVEL: z.enum(
@@ -122,6 +125,7 @@ const defaults: Readonly<Record<string, string>> = {
   DATABASE_PIPELINE: "on",
   JWT_ORG_CLAIM: "org",
   PURGE_AFTER_DAYS: "30",
+  AUDIT_RETENTION_DAYS: "0",
   ALLOW_CLEARTEXT: "0",
   ROSTER_DATA_DIR: ".roster",
   LOG_LEVEL: "info",
@@ -305,6 +309,7 @@ export const readConfig = (environment: NodeJS.ProcessEnv = process.env): Config
         : undefined,
     tokenSecret: v.TOKEN_SECRET,
     purgeAfterDays: v.PURGE_AFTER_DAYS,
+    auditRetentionDays: v.AUDIT_RETENTION_DAYS,
     dataDir: v.ROSTER_DATA_DIR,
     logLevel: v.LOG_LEVEL,
   };

@@ -329,6 +329,8 @@ export const constraints: Readonly<Record<string, readonly [Reason, Metadata] | 
   audit_entries_kind_check: null,
   audit_entries_outcome_check: null,
   audit_changes_pkey: null,
+  audit_seals_pkey: null,
+  audit_removals_pkey: null,
   audit_changes_kind_check: null,
 };
 

@@ -21,6 +21,8 @@ export interface ServerOptions {
   /** Of it come the keys of all tokens; every process of a deployment has the same. */
   readonly tokenSecret: string;
   readonly purgeAfterDays: number;
+  /** How long the audit log that belongs to no org is kept; 0, as without it: for good. */
+  readonly auditRetentionDays?: number;
   /** Whether anyone who reaches the port may read the protos from it, or operators alone. */
   readonly openReflection: boolean;
   /** How long an RPC may take: by default 10 s, and a minute at most; a stream half an hour. */
@@ -49,6 +51,7 @@ const graceMs = 10_000;
 export const startServer = async (options: ServerOptions): Promise<RunningServer> => {
   const { address, database, poolSize, pipeline, trust, tokenSecret, purgeAfterDays, log } =
     options;
+  const { auditRetentionDays } = options;
   await Promise.all([
     checkDatabase(database.app, "roster_app"),
     checkDatabase(database.directory, "roster_directory"),
@@ -74,7 +77,10 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
     }),
     mayReflect: options.openReflection ? undefined : operatorsOnly(verifier),
   });
-  const jobs = database.worker === undefined ? undefined : startJobs(database.worker, log);
+  const jobs =
+    database.worker === undefined
+      ? undefined
+      : startJobs(database.worker, log, { auditRetentionDays });
   return {
     port: server.port,
     roundTrips: () => app.roundTrips.count + directory.roundTrips.count,

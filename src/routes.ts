@@ -8,6 +8,7 @@ import { TeamService } from "./gen/roster/v1/team_service_pb.ts";
 import { UserService } from "./gen/roster/v1/user_service_pb.ts";
 import { accessChecks } from "./services/access.ts";
 import { auditService } from "./services/audit.ts";
+import { auditProofs } from "./services/audit-proofs.ts";
 import { invitationBatches } from "./services/invitation-batches.ts";
 import { invitations } from "./services/invitations.ts";
 import { orgLimits } from "./services/org-limits.ts";
@@ -59,5 +60,5 @@ export const routes: readonly Route[] = [
   { service: OrgService, implementation: orgService },
   { service: TeamService, implementation: teamService },
   { service: AccessService, implementation: accessService },
-  { service: AuditService, implementation: auditService },
+  { service: AuditService, implementation: { ...auditService, ...auditProofs } },
 ];

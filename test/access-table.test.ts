@@ -103,6 +103,8 @@ AuditService.GetAuditEntry          audit.read      – –   –   – –   �
 AuditService.GetAuditEntry everywhere audit.read    ? ?   ?   ? ?   ?   ?     ?     .    .   ?    ?    .   ?    ●
 AuditService.ListAuditEntries       audit.read      – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●
 AuditService.ListAuditEntries everywhere audit.read ? ?   ?   ? ?   ?   ?     ?     .    .   ?    ?    .   ?    ●
+AuditService.VerifyAuditLog         audit.read      – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●
+AuditService.VerifyAuditLog everywhere audit.read   ? ?   ?   ? ?   ?   ?     ?     .    .   ?    ?    .   ?    ●
 `;
 
 const line = /^(\S+(?: (?:outside|email|everywhere))?) +(\S+) +(.+)$/;

@@ -114,7 +114,7 @@ describe("The audit tables", () => {
       for (const { name } of rows) {
         for (const statement of [
           `insert into ${name} select * from ${name}`,
-          `update ${name} set method = ''`,
+          `update ${name} set org_id = org_id`,
           `delete from ${name}`,
           `truncate ${name}`,
         ]) {

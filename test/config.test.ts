@@ -46,6 +46,7 @@ describe("readConfig in development", () => {
       identity: undefined,
       tokenSecret: undefined,
       purgeAfterDays: 30,
+      auditRetentionDays: 0,
       dataDir: ".roster",
       logLevel: "info",
     });
@@ -95,6 +96,7 @@ describe("readConfig in production", () => {
       DATABASE_PIPELINE: "off",
       JWT_ORG_CLAIM: "tenant",
       PURGE_AFTER_DAYS: "7",
+      AUDIT_RETENTION_DAYS: "400",
       ROSTER_DATA_DIR: "/data",
       LOG_LEVEL: "warn",
     };
@@ -113,6 +115,7 @@ describe("readConfig in production", () => {
       },
       tokenSecret: production.TOKEN_SECRET,
       purgeAfterDays: 7,
+      auditRetentionDays: 400,
       dataDir: "/data",
       logLevel: "warn",
     });
@@ -165,11 +168,13 @@ describe("readConfig", () => {
         JWKS_URL: "ftp://issuer.example",
         TOKEN_SECRET: "short",
         PURGE_AFTER_DAYS: "1.5",
+        AUDIT_RETENTION_DAYS: "-1",
         ALLOW_CLEARTEXT: "true",
         LOG_LEVEL: "loud",
       }),
     ).toEqual([
       "ALLOW_CLEARTEXT",
+      "AUDIT_RETENTION_DAYS",
       "DATABASE_PIPELINE",
       "DATABASE_URL",
       "DIRECTORY_DATABASE_URL",

@@ -24,7 +24,7 @@ const expiredKey = async (): Promise<() => Promise<boolean>> => {
 const started = (url: string) => {
   const lines: Record<string, unknown>[] = [];
   const log = pino({ level: "debug" }, { write: (line) => void lines.push(JSON.parse(line)) });
-  const jobs = startJobs(url, log, 20);
+  const jobs = startJobs(url, log, { everyMs: 20 });
   onTestFinished(() => jobs.stop());
   return { jobs, lines };
 };
@@ -59,14 +59,27 @@ describe("The background work", () => {
 
   test("warns of each that fails while the database is away, and tries again", async () => {
     const { lines } = started("postgres://roster_worker:secret@127.0.0.1:1/roster");
-    await expect.poll(() => lines.length).toBeGreaterThan(3);
+    const rounds = () => lines.filter(({ job }) => job !== "seal_audit");
+    await expect.poll(() => rounds().length).toBeGreaterThan(3);
+    expect(lines.length).toBeGreaterThan(rounds().length);
     const warnings = ["remove_expired_keys", "remove_expired_members", "purge"].map((job) => ({
       level: 40,
       job,
       code: "ECONNREFUSED",
     }));
-    expect(lines.slice(0, 3)).toMatchObject(warnings);
+    expect(rounds().slice(0, 3)).toMatchObject(warnings);
     expect(JSON.stringify(lines)).not.toContain("secret");
+  });
+
+  test("seals the audit log, in a rhythm of its own", async () => {
+    const { admin, urls } = harness.current;
+    started(urls.worker);
+    const seals = async () => {
+      await harness.current.user();
+      return (await admin.query("select count(*)::int as n from roster.audit_seals")).rows[0].n;
+    };
+    const before = await seals();
+    await expect.poll(seals).toBeGreaterThan(before + 1);
   });
 
   test("stops at once, also while the database keeps it waiting", async () => {

@@ -171,10 +171,13 @@ lint(
     from ${tables} cross join lateral aclexplode(t.acl) g
     where t.name ~ '^audit_' and g.grantee <> t.owner and g.privilege_type <> 'SELECT'
       and (g.privilege_type, t.name, ${grantee}) not in (
-        ('INSERT', 'audit_entries', 'roster_gate'), ('INSERT', 'audit_changes', 'roster_audit'))`),
+        ('INSERT', 'audit_entries', 'roster_gate'), ('INSERT', 'audit_changes', 'roster_audit'),
+        -- It seals, and removes what policies say is kept no longer.
+        ('INSERT', 'audit_seals', 'roster_gate'), ('INSERT', 'audit_removals', 'roster_gate'),
+        ('DELETE', 'audit_entries', 'roster_gate'), ('DELETE', 'audit_changes', 'roster_gate'))`),
 );
 
-// make_partitions must own what it makes, and touches no row.
+// These two must own what they make and drop, and change no row.
 lint(
   "definer functions have an empty search_path and an owner whom row-level security binds",
   {
@@ -186,7 +189,7 @@ lint(
   query(`
     select f.name as finding from ${routines}
     where f.definer and not ('search_path=""' = any (f.settings) and (
-      f.owner in ('roster_gate', 'roster_audit') or (f.owner, f.name) = ('roster_owner', 'make_partitions')))`),
+      f.owner in ('roster_gate', 'roster_audit') or (f.owner = 'roster_owner' and f.name in ('make_partitions', 'drop_expired_months'))))`),
 );
 
 lint(
@@ -200,15 +203,19 @@ lint(
   exactly(
     [
       "accept_invitation to roster_directory",
+      "audit_heads to roster_worker",
       "check_access to roster_app",
+      "check_seals_of to roster_worker",
       "claim_request to roster_app",
       "claim_request to roster_directory",
       "decline_invitation to roster_directory",
+      "drop_expired_months to roster_worker",
       "effective_members to roster_app",
       "enter to roster_app",
       "enter_directory to roster_directory",
       "enter_invitation to roster_directory",
       "erase_user to roster_directory",
+      "expire_audit to roster_worker",
       "expired_members to roster_app",
       "exported_changes to roster_directory",
       "exported_entries to roster_directory",
@@ -227,9 +234,13 @@ lint(
       "purge_user to roster_directory",
       "purgeable to roster_worker",
       "record_denial to roster_directory",
+      "remove_expired_audit to roster_worker",
       "remove_expired_keys to roster_worker",
       "remove_expired_members to roster_worker",
       "room_for to roster_app",
+      "seal_audit to roster_worker",
+      "sealed_until to roster_app",
+      "sealed_until to roster_directory",
       "store_response to roster_app",
       "store_response to roster_directory",
       "stored_response to roster_app",

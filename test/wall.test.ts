@@ -2,6 +2,7 @@ import type { EventEmitter } from "node:events";
 import type pg from "pg";
 import { beforeAll, describe, expect, test } from "vitest";
 import { type Harness, useHarness } from "./harness.ts";
+import { sealAll } from "./sealed.ts";
 import { enter, type Outcome, type Settled, settle, useConnections, within } from "./sessions.ts";
 
 const granted = useHarness();
@@ -100,6 +101,11 @@ describe.each([
     app = await connect(harness.current.urls.app);
     a = await settle(harness.current);
     b = await settle(harness.current);
+    await sealAll(harness.current);
+    await harness.current.admin.query(
+      `insert into roster.audit_removals (org_id, number, until_xid, kept_from)
+       select id, 0, '0', now() from roster.orgs`,
+    );
     const shared = await harness.current.user();
     await Promise.all([
       a.owner.orgs.addOrgMember({ orgId: a.orgId, userId: shared }),

@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 import { ConfigError } from "../config.ts";
+import { messageOf } from "./message.ts";
 import { UsageError } from "./usage.ts";
 
 const commands = {
@@ -8,6 +9,8 @@ const commands = {
   token: () => import("./token.ts").then(({ token, help }) => ({ run: token, help })),
   config: () => import("./config.ts").then(({ config, help }) => ({ run: config, help })),
   purge: () => import("./purge.ts").then(({ purge, help }) => ({ run: purge, help })),
+  seal: () => import("./seal.ts").then(({ seal, help }) => ({ run: seal, help })),
+  audit: () => import("./audit.ts").then(({ audit, help }) => ({ run: audit, help })),
   doctor: () => import("./doctor.ts").then(({ doctor, help }) => ({ run: doctor, help })),
 };
 
@@ -21,6 +24,8 @@ const overview = `usage: npx --no roster COMMAND
   token    print a development token
   config   print the configuration in force, without secrets
   purge    remove for good what was deleted and is due
+  seal     seal what the audit log has got since
+  audit    prove that the audit log is as it was written, print its seals' roots
   doctor   say what is wrong with a deployment and how to mend it
 
 npx --no roster COMMAND --help says more. The README lists the environment variables.`;
@@ -41,16 +46,6 @@ const run = async (name: string | undefined, args: readonly string[]): Promise<n
     throw new UsageError(`${name} takes no arguments\n\n${help}`);
   const code = await (command as Command)(args);
   return typeof code === "number" ? code : 0;
-};
-
-/** What went wrong, and what to do about it where that is known. */
-const messageOf = (error: unknown): string => {
-  // Node tries every address of a host and then says nothing but that all failed.
-  if (error instanceof AggregateError) return error.errors.map(messageOf).join("\n");
-  const { message } = error as Error;
-  if (/^cannot listen .*EADDRINUSE/.test(message))
-    return `${message}\nAnother program, perhaps a Roster, has this port; set GRPC_ADDR to another.`;
-  return /^cannot listen/.test(message) ? `${message}\nGRPC_ADDR names the address.` : message;
 };
 
 const [name, ...args] = process.argv.slice(2);

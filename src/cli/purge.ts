@@ -1,8 +1,7 @@
 import { parseArgs } from "node:util";
-import { ConfigError, inspectConfig } from "../config.ts";
 import { type Purgeable, type PurgeStep, purgeable, purge as run } from "../jobs/purge.ts";
-import { startDevelopmentDatabase } from "./development.ts";
 import { UsageError } from "./usage.ts";
+import { withWorkerUrl } from "./worker-url.ts";
 
 export const help = `usage: npx --no roster purge [--dry-run]
 
@@ -17,26 +16,7 @@ const options = { "dry-run": { type: "boolean", default: false } } as const;
 /** Purges and says what went; with --dry-run, what would go. */
 export const purge = async (args: readonly string[]): Promise<void> => {
   const dry = parse(args).values["dry-run"];
-  const work = dry ? show : remove;
-  // It listens nowhere and trusts nobody, so nothing else of the environment is judged.
-  const { faults, values } = inspectConfig();
-  const own = faults.filter((fault) => fault.startsWith("WORKER_DATABASE_URL"));
-  if (own.length > 0) throw new ConfigError(own);
-  if (values.WORKER_DATABASE_URL !== undefined) {
-    await work(values.WORKER_DATABASE_URL);
-  } else if (values.DATABASE_URL !== undefined) {
-    throw new ConfigError([
-      "WORKER_DATABASE_URL: must be set beside DATABASE_URL; it logs in as roster_worker",
-    ]);
-  } else {
-    const { ROSTER_DATA_DIR: dataDir } = values;
-    const { embedded, urls } = await startDevelopmentDatabase(dataDir, console.error);
-    try {
-      await work(urls.worker);
-    } finally {
-      await embedded.stop();
-    }
-  }
+  await withWorkerUrl(dry ? show : remove);
 };
 
 const parse = (args: readonly string[]) => {

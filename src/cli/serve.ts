@@ -63,6 +63,7 @@ const start = async (config: Config, log: Logger): Promise<() => Promise<void>> 
       trust,
       tokenSecret,
       purgeAfterDays: config.purgeAfterDays,
+      auditRetentionDays: config.auditRetentionDays,
       openReflection: config.dev,
       log,
     });

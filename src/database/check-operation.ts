@@ -158,7 +158,7 @@ const checkPartitions: Check = async ({ client }) => {
     warningIf(
       now.spilt.length > 0,
       `entries of a month without a partition have landed in ${now.spilt.join(", ")}`,
-      "as roster_owner, in one transaction: detach it, make that month's partition, move the rows, attach it",
+      `${make}, which moves them`,
     ),
   ];
   return verdict(found, "the audit log has partitions for this month and the next");

@@ -6,6 +6,7 @@ import { log } from "./guards-of-log.ts";
 import { members } from "./guards-of-members.ts";
 import { rights } from "./guards-of-rights.ts";
 import { rows } from "./guards-of-rows.ts";
+import { seals } from "./guards-of-seals.ts";
 import { teamMembers } from "./guards-of-team-members.ts";
 import { teams } from "./guards-of-teams.ts";
 import { ends, requests } from "./guards-of-time.ts";
@@ -21,6 +22,7 @@ export const guards: readonly Guard[] = [
   ...teams,
   ...teamMembers,
   ...log,
+  ...seals,
   ...requests,
   ...ends,
 ];

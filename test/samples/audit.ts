@@ -12,4 +12,6 @@ export const auditSamples: Samples = {
   },
   "AuditService.ListAuditEntries": { by: "owner", request: ({ orgId }) => ({ orgId }) },
   "AuditService.ListAuditEntries everywhere": { by: "platform", request: () => ({}) },
+  "AuditService.VerifyAuditLog": { by: "owner", request: ({ orgId }) => ({ orgId }) },
+  "AuditService.VerifyAuditLog everywhere": { by: "platform", request: () => ({}) },
 };
