@@ -60,24 +60,25 @@ export const startPair = async (name: string): Promise<Pair> => {
   await admin.query(`alter database ${database} set synchronous_commit = on`);
   await weakenDatabase(admin);
   const at = urlsOf(standby.adminUrl, database);
-  return {
+  const pair: Pair = {
     urls,
     replica: at.app,
     primary: admin,
     standby: await connected(at.admin),
     async stopStandby() {
-      await this.standby.end();
+      await pair.standby.end();
       await standby.stop();
     },
     async startStandby() {
       const { port: taken } = standby;
       standby = await startEmbedded({ ...options, dataDir: second, port: taken });
-      this.standby = await connected(at.admin);
+      pair.standby = await connected(at.admin);
     },
     async stop() {
-      await Promise.all([admin.end(), this.standby.end()]);
+      await Promise.all([admin.end(), pair.standby.end()]);
       await standby.stop();
       await primary.stop();
     },
   };
+  return pair;
 };
