@@ -3,6 +3,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { MethodOptions_IdempotencyLevel as Idempotency } from "@bufbuild/protobuf/wkt";
 import type { CallOptions } from "@connectrpc/connect";
 import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
+import { examineReplica } from "../src/database/examine.ts";
 import type { Step } from "../src/database/exchange.ts";
 import { type Harness, pipelined, refusal, startHarness, type Tenant } from "./harness.ts";
 import { makeWorld } from "./samples/world.ts";
@@ -292,6 +293,36 @@ describe("A standby that is not one of this primary", () => {
     await pair.standby.query("begin isolation level repeatable read");
     await expect(require(history, lsn)).rejects.toMatchObject({ code: "RS010" });
     await pair.standby.query("rollback");
+  });
+
+  test("is told by the doctor, as is one that lags or is gone", async () => {
+    const target = (url: string) => ({
+      name: "replica",
+      url,
+      role: "roster_app" as const,
+      poolSize: 1,
+    });
+    const told = async (url: string): Promise<string[]> => {
+      const lines = await examineReplica(target(url), pair.urls.app);
+      return lines
+        .filter(({ level }) => level !== "ok")
+        .map(({ level, text }) => `${level}: ${text}`);
+    };
+    expect(await told(pair.replica)).toEqual([]);
+    expect(await told(pair.urls.app)).toEqual([
+      "problem: the server is no standby, so nothing is read there",
+    ]);
+    const elsewhere = await examineReplica(target(pair.replica), harness.urls.app);
+    expect(elsewhere.map(({ text }) => text)).toContain(
+      "the server follows another cluster or timeline than the primary's, so nothing is read there",
+    );
+    await pause();
+    await describeTeam("unseen");
+    expect(await told(pair.replica)).toEqual([
+      expect.stringContaining("warning: the standby is more than"),
+    ]);
+    const gone = await told("postgres://roster_app@127.0.0.1:1/roster");
+    expect(gone).toEqual([expect.stringContaining("ECONNREFUSED")]);
   });
 
   test("is not read when it is gone, nobody hears of it, and it serves when it is back", async () => {
