@@ -341,6 +341,9 @@ describe("A standby that is not one of this primary", () => {
     await describeTeam("at the primary", who);
     await caughtUp();
     await pair.standby.query("select pg_promote()");
+    // Nor by who takes its timeline for their primary's.
+    const { rows } = await pair.standby.query("select roster.wal_history() as history");
+    await expect(require(rows[0].history, "0/1")).rejects.toMatchObject({ code: "RS010" });
     await pair.standby.query("set session_replication_role = replica");
     await pair.standby.query("update roster.teams set description = 'elsewhere'");
     for (let i = 0; i < 20; i++) {
