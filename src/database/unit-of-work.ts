@@ -165,20 +165,25 @@ export class ReadSession extends Session {
   ): Promise<readonly z.output<Row>[]> {
     const { replicated } = this;
     if (!replicated) return this.askPrimary(query, options, single);
-    const { replica, sight, anywhere } = replicated;
-    const answer = anywhere
-      ? await replica.read(sight.least, this.deadline, (pool, check, deadline) =>
-          borrow(pool, deadline, (connection) => {
-            const before = [check, this.entering(timeoutOf(deadline))];
-            const { prepare = true } = options;
-            const located = (text: string | null): void => sight.saw(positionOf(text));
-            return send(connection, { before, prepare, shared: single, located }, query);
-          }),
-        )
+    const answer = replicated.anywhere
+      ? await this.askStandby(replicated, query, options, single)
       : undefined;
-    return answer
-      ? answer.value
-      : this.askPrimary(query, options, single, notingPrimary(replicated));
+    return answer?.value ?? this.askPrimary(query, options, single, notingPrimary(replicated));
+  }
+
+  private askStandby<Row extends z.ZodType>(
+    { replica, sight }: Replicated,
+    query: Query<Row>,
+    { prepare = true }: QueryOptions,
+    shared: boolean,
+  ): ReturnType<typeof replica.read<readonly z.output<Row>[]>> {
+    const located = (text: string | null): void => sight.saw(positionOf(text));
+    return replica.read(sight.least, this.deadline, (pool, check, deadline) =>
+      borrow(pool, deadline, (connection) => {
+        const before = [check, this.entering(timeoutOf(deadline))];
+        return send(connection, { before, prepare, shared, located }, query);
+      }),
+    );
   }
 
   /** A read changes nothing, so one whose connection was lost is asked once more, by itself. */

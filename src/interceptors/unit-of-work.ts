@@ -166,8 +166,10 @@ export const unitOfWork =
       throw error;
     };
     try {
-      const anywhere = access.orgId !== undefined && !caller.platform && !request.stream;
-      const replicated = replicatedOf(sessions, values, reads && anywhere);
+      // An operator's read may be recorded, and a stream follows what happens.
+      const anywhere =
+        access.orgId !== undefined && !caller.platform && method.methodKind === "unary";
+      const replicated = replicatedOf(sessions, values, anywhere);
       if (!reads)
         return await mutate(request as UnaryRequest, pool, step, next as Next, replicated);
       values.set(keys.unitOfWork, new ReadSession(pool, step, deadline, replicated));
