@@ -1,3 +1,5 @@
+import { once } from "node:events";
+import { type AddressInfo, createServer, type Socket } from "node:net";
 import { createClient } from "@connectrpc/connect";
 import { beforeAll, describe, expect, test } from "vitest";
 import {
@@ -8,7 +10,7 @@ import {
   positionOf,
 } from "../src/database/consistency.ts";
 import { tokenKey } from "../src/database/page.ts";
-import { type Callers, refusal, type Tenant, useHarness } from "./harness.ts";
+import { type Callers, refusal, startHarness, type Tenant, useHarness } from "./harness.ts";
 import { makeWorld, type World } from "./samples/world.ts";
 import { callersFor, methods, requestOf, type Way, ways } from "./samples.ts";
 
@@ -108,6 +110,33 @@ describe("A consistency token", () => {
     expect(one?.open(token)).toEqual(position);
     expect(two?.open(one?.seal(nowhere) ?? "")).toBe(nowhere);
   });
+});
+
+test("A standby that says nothing delays few reads, and none beyond a part of its deadline", async () => {
+  const sockets: Socket[] = [];
+  const silent = createServer((socket) => sockets.push(socket)).listen(0, "127.0.0.1");
+  await once(silent, "listening");
+  const replica = `postgres://roster_app@127.0.0.1:${(silent.address() as AddressInfo).port}/roster`;
+  const { app, directory } = harness.current.urls;
+  const database = { app, directory, worker: undefined, replica };
+  const its = await startHarness({ database });
+  try {
+    const { orgId, ownerId } = tenant;
+    const { orgs } = await its.as(ownerId);
+    let slow = 0;
+    for (let i = 0; i < 40; i++) {
+      const start = performance.now();
+      await orgs.getOrg({ orgId }, { timeoutMs: 1_200 });
+      if (performance.now() - start > 250) slow++;
+    }
+    expect(sockets.length).toBeGreaterThan(0);
+    expect(slow).toBeGreaterThan(0);
+    expect(slow).toBeLessThan(10);
+  } finally {
+    silent.close();
+    for (const socket of sockets) socket.destroy();
+    await its.stop();
+  }
 });
 
 describe("A position", () => {

@@ -36,6 +36,13 @@ export const freshness: readonly Guard[] = [
     "replica",
     never,
   ),
+  inSource("src/database/consistency.ts")(
+    "numbers of two histories are not compared",
+    "one.history !== other.history",
+    "false",
+    "consistency",
+    "lies behind another",
+  ),
   inSource("src/database/replica.ts")(
     "nothing older than a second",
     "performance.now() - floor.sinceMs < oldestMs",
