@@ -31,7 +31,7 @@ begin
 end
 $$;
 
--- Refuses, with SQLSTATE RS010, unless this is a standby of that history which has replayed that far. What was sent
+-- Refuses unless this is a standby of that history (SQLSTATE RS011) which has replayed that far (RS010). What was sent
 -- behind it is then skipped, so it never reads what is older. Who was promoted goes its own way and is refused. Later
 -- statements of the transaction see what was replayed only if each looks anew, which READ COMMITTED means.
 create function roster.require_replay(history text, lsn pg_lsn) returns void
@@ -39,9 +39,10 @@ create function roster.require_replay(history text, lsn pg_lsn) returns void
   as $$
 begin
   if (pg_is_in_recovery()
-      and pg_last_wal_replay_lsn() >= lsn
       and roster.wal_history() = history
       and current_setting('transaction_isolation') = 'read committed') is not true then
+    raise exception 'REPLICA_STRANGE' using errcode = 'RS011';
+  elsif (pg_last_wal_replay_lsn() >= lsn) is not true then
     raise exception 'REPLICA_BEHIND' using errcode = 'RS010';
   end if;
 end

@@ -59,7 +59,8 @@ export class Replica {
       this.doubted = false;
       return { value };
     } catch (error) {
-      const failed = isBehind(error) ? waits : !answered(error);
+      // What nobody waits for may come a moment late, and what is wrong with the read itself the primary tells.
+      const failed = isBehind(error) ? waits : isStrange(error) || !answered(error);
       if (failed && !deadline.over) this.doubt();
       return undefined;
     }
@@ -114,7 +115,9 @@ export class Replica {
   }
 }
 
+/** What `roster.require_replay` says of a standby that lags, and of a server that is none of this primary. */
 const isBehind = (error: unknown): boolean => (error as DatabaseError).code === "RS010";
+const isStrange = (error: unknown): boolean => (error as DatabaseError).code === "RS011";
 
 /** A part of the time that is left. */
 class PartOf implements Deadline {
