@@ -53,7 +53,7 @@ describe("README", () => {
     const { address, dataDir } = await startDevelopment();
     // What npx finds, without the half second that npm takes to find it.
     const npx =
-      'npx() { if [ "$2" = roster ]; then node src/cli/roster.js "${@:3}"; else node_modules/.bin/"${@:2}"; fi; }';
+      'npx() { shift; if [ "$1" = roster ]; then shift; node src/cli/roster.js "$@"; else "node_modules/.bin/$@"; fi; }';
     const script = `set -euo pipefail\n${npx}\n${lines.replaceAll("127.0.0.1:50051", address)}`;
     const { stdout, stderr } = await promisify(execFile)("bash", ["-c", script], {
       cwd: root,
