@@ -21,9 +21,9 @@ const sealedOrg = async () => {
   await sealAll(harness.current);
   const { rows } = await harness.current.admin.query<{ table: string; id: string; seal: number }>(
     `select case source when 1 then 'audit_entries' else 'audit_changes' end as table, l.id, s.number::int as seal
-     from roster.audit_leaves l
-     join roster.audit_seals s on s.org_id = l.org_id and l.xid > s.after_xid and l.xid <= s.until_xid
-     where l.org_id = $1 order by l.xid, l.source, l.id`,
+     from roster.audit_leaves_of($1) l
+     join roster.audit_seals s on s.org_id = $1 and l.xid > s.after_xid and l.xid <= s.until_xid
+     order by l.xid, l.source, l.id`,
     [orgId],
   );
   const rowsOf = (table: string, number: number) =>

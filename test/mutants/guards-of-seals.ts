@@ -112,8 +112,8 @@ export const seals: readonly Guard[] = [
   ),
   inRoutine("check_seals")(
     "what is early is found",
-    "where a.org_id = org and a.xid <=",
-    "where false and a.xid <=",
+    "where a.xid <= case",
+    "where false and a.xid <= case",
     "audit-retention",
     "put where it has left nothing",
   ),
