@@ -6,13 +6,21 @@ alter table roster.audit_changes add column payload_digest bytea;
 
 -- Bytes that no other list of values has: each value behind its length, and one that is absent as a length of -1.
 create function roster.framed(variadic fields bytea[]) returns bytea
-  language sql immutable parallel safe
-  return (
-    select string_agg(int4send(coalesce(length(field), -1)) || coalesce(field, ''), '' order by place)
-    from unnest(fields) with ordinality f (field, place));
+  language plpgsql immutable parallel safe
+  as $$
+declare
+  field bytea;
+  framed bytea := '';
+begin
+  foreach field in array fields loop
+    framed := framed || int4send(coalesce(length(field), -1)) || coalesce(field, '');
+  end loop;
+  return framed;
+end
+$$;
 
 create function roster.payload_digest(salt bytea, person uuid, before jsonb, after jsonb) returns bytea
-  language plpgsql stable parallel safe set search_path = ''
+  language plpgsql stable parallel safe
   as $$
 begin
   return sha256(roster.framed(
@@ -48,7 +56,8 @@ begin
 end
 $$;
 
--- Triggers for rows go over to the partitions of a table by themselves, those for its truncation do not.
+-- Triggers for rows go over to the partitions of a table by themselves, those for its truncation do not: each
+-- partition has one, which fires for its parent as well.
 create procedure roster.keep_from_truncation(t regclass)
   language plpgsql set search_path = ''
   as $$
@@ -68,7 +77,7 @@ declare
 begin
   for t in
     select oid from pg_class
-    where relnamespace = 'roster'::regnamespace and relkind in ('r', 'p') and relname ~ '^audit_(entries|changes)'
+    where relnamespace = 'roster'::regnamespace and relkind = 'r' and relname ~ '^audit_(entries|changes)'
   loop
     call roster.keep_from_truncation(t);
   end loop;

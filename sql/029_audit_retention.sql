@@ -110,15 +110,15 @@ begin
   loop
     delete from roster.audit_changes c
     using (
-      select l.create_time, l.id from roster.audit_leaves l
-      where l.source = 2 and l.org_id = log.org_id and l.xid <= log.until_xid limit most - removed) l
+      select l.create_time, l.id from roster.audit_leaves_of(log.org_id) l
+      where l.source = 2 and l.xid <= log.until_xid limit most - removed) l
     where c.create_time = l.create_time and c.id = l.id;
     get diagnostics gone = row_count;
     removed := removed + gone;
     delete from roster.audit_entries e
     using (
-      select l.create_time, l.id from roster.audit_leaves l
-      where l.source = 1 and l.org_id = log.org_id and l.xid <= log.until_xid limit most - removed) l
+      select l.create_time, l.id from roster.audit_leaves_of(log.org_id) l
+      where l.source = 1 and l.xid <= log.until_xid limit most - removed) l
     where e.create_time = l.create_time and e.id = l.id;
     get diagnostics gone = row_count;
     removed := removed + gone;

@@ -28,7 +28,7 @@ const daysAgo = (days: number): string => new Date(Date.now() - days * 86_400_00
 
 const rowsOf = async (orgId: string, { current } = harness): Promise<number> => {
   const { rows } = await current.admin.query(
-    "select count(*)::int as n from roster.audit_leaves where org_id = $1",
+    "select count(*)::int as n from roster.audit_leaves_of($1)",
     [orgId],
   );
   return rows[0].n;

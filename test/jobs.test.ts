@@ -79,7 +79,7 @@ describe("The background work", () => {
       return (await admin.query("select count(*)::int as n from roster.audit_seals")).rows[0].n;
     };
     const before = await seals();
-    await expect.poll(seals).toBeGreaterThan(before + 1);
+    await expect.poll(seals, { timeout: 15_000 }).toBeGreaterThan(before + 1);
   });
 
   test("stops at once, also while the database keeps it waiting", async () => {

@@ -189,7 +189,8 @@ lint(
   query(`
     select f.name as finding from ${routines}
     where f.definer and not ('search_path=""' = any (f.settings) and (
-      f.owner in ('roster_gate', 'roster_audit') or (f.owner = 'roster_owner' and f.name in ('make_partitions', 'drop_expired_months'))))`),
+      f.owner in ('roster_gate', 'roster_audit')
+      or (f.owner = 'roster_owner' and f.name in ('make_partitions', 'drop_expired_months'))))`),
 );
 
 lint(

@@ -21,9 +21,9 @@ const sealedOrg = async () => {
   await sealAll(harness.current);
   const { rows } = await harness.current.admin.query<{ table: string; id: string; seal: number }>(
     `select case source when 1 then 'audit_entries' else 'audit_changes' end as table, l.id, s.number::int as seal
-     from roster.audit_leaves l
-     join roster.audit_seals s on s.org_id = l.org_id and l.xid > s.after_xid and l.xid <= s.until_xid
-     where l.org_id = $1 order by l.xid, l.source, l.id`,
+     from roster.audit_leaves_of($1) l
+     join roster.audit_seals s on s.org_id = $1 and l.xid > s.after_xid and l.xid <= s.until_xid
+     order by l.xid, l.source, l.id`,
     [orgId],
   );
   const rowsOf = (table: string, number: number) =>
@@ -241,6 +241,24 @@ describe("Verification of a log", () => {
         source: null,
         id: null,
       });
+    // The first is made anew, then the second is bound to it, and made anew as well: the last is found no more.
+    const anew = (number: number) =>
+      `update roster.audit_seals s set root = roster.seal_root(s) where org_id = '${orgId}' and number = ${number}`;
+    const steps = [
+      `${seal} newest_time = newest_time + interval '1 hour' where org_id = '${orgId}' and number = 1`,
+      anew(1),
+      `${seal} previous_root = (select root from roster.audit_seals where org_id = '${orgId}' and number = 1)
+        ${second}`,
+      anew(2),
+    ];
+    const broken = (number: number) => ({ number, fault: "SEAL_BROKEN", source: null, id: null });
+    for (const [count, faults] of [
+      [1, [broken(1)]],
+      [2, [broken(2)]],
+      [3, [broken(2)]],
+      [4, []],
+    ] as const)
+      expect(await faultsAmid(orgId, ...steps.slice(0, count))).toEqual(faults);
     // The two change places.
     const swapped = await faultsAmid(
       orgId,

@@ -25,18 +25,29 @@ export const seals: readonly Guard[] = [
       "also for the owner",
     ),
     sql(
-      `${table}: no truncation`,
-      `drop trigger ${table}_keep_all on roster.${table}`,
-      "append-only",
-      "also for the owner",
-    ),
-    sql(
       `${table}: rows are kept by grants`,
       `grant update, delete on roster.${table} to roster_worker`,
       "append-only",
       "for every other role",
     ),
   ]),
+  sql(
+    "audit_seals: no truncation",
+    "drop trigger audit_seals_keep_all on roster.audit_seals",
+    "append-only",
+    "also for the owner",
+  ),
+  ...["audit_entries", "audit_changes"].map((table) =>
+    sql(
+      `${table}: no truncation`,
+      `do $$ begin
+         execute format('drop trigger ${table}_%1$s_keep_all on roster.${table}_%1$s',
+           to_char(now() at time zone 'UTC', 'YYYY_MM'));
+       end $$`,
+      "append-only",
+      "also for the owner",
+    ),
+  ),
   inRoutine("keep_log")(
     "an erasure only blanks",
     "if new.before is null and new.after is null and new.salt is null then",
@@ -101,8 +112,8 @@ export const seals: readonly Guard[] = [
   ),
   inRoutine("check_seals")(
     "what is early is found",
-    "where a.org_id = org and a.xid <=",
-    "where false and a.xid <=",
+    "where a.xid <= case",
+    "where false and a.xid <= case",
     "audit-retention",
     "put where it has left nothing",
   ),
