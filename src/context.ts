@@ -3,6 +3,7 @@ import type { KeyObject } from "node:crypto";
 import type { Message } from "@bufbuild/protobuf";
 import { type ContextKey, type ContextValues, createContextKey } from "@connectrpc/connect";
 import type { Step } from "./database/exchange.ts";
+import type { Feed } from "./database/feed.ts";
 import type { Deadline } from "./database/pool.ts";
 import type { UnitOfWork } from "./database/sql.ts";
 
@@ -65,6 +66,8 @@ export type Completion = (answer: Message) => void;
 export interface Settings {
   /** Seals page tokens. */
   readonly pageKey: KeyObject;
+  /** Seals positions in the change feed. */
+  readonly positionKey: KeyObject;
   /** Signs the tokens of invitations. */
   readonly invitationKey: KeyObject;
   /** Days between a delete and its purge. */
@@ -85,6 +88,7 @@ export const keys = {
   claim: key<Claim>(),
   completion: key<Completion>(),
   settings: key<Settings>(),
+  feed: key<Feed>(),
 };
 
 interface Carrier {
@@ -153,3 +157,6 @@ export const completeWith = <Answer extends Message>(
 /** What handlers need of the configuration. */
 export const settings = ({ values }: Carrier): Settings =>
   demand(values, keys.settings, "the handlers' settings");
+
+/** The poll of the change feed that this process makes for all who watch. */
+export const feed = ({ values }: Carrier): Feed => demand(values, keys.feed, "the change feed");

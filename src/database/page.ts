@@ -104,37 +104,48 @@ export class Page {
    */
   private seal(cursor: readonly string[]): string {
     const expires = Math.floor(Date.now() / 1000) + lifetimeSeconds;
-    const nonce = randomBytes(nonceBytes);
-    const sealing = createCipheriv(cipher, this.secret, nonce).setAAD(Buffer.from(this.binding));
-    const text = JSON.stringify([expires, ...cursor]);
-    const parts = [nonce, sealing.update(text, "utf8"), sealing.final(), sealing.getAuthTag()];
-    return Buffer.concat(parts).toString("base64url");
+    return seal(this.secret, this.binding, JSON.stringify([expires, ...cursor]));
   }
 
   private open(token: string, invalid: () => Error): readonly string[] {
-    const bytes = Buffer.from(token, "base64url");
-    // Node skips letters that are not base64url, and bits beyond the last byte.
-    if (bytes.toString("base64url") !== token || bytes.length < nonceBytes + tagBytes)
-      throw invalid();
-    const nonce = bytes.subarray(0, nonceBytes);
-    const opening = createDecipheriv(cipher, this.secret, nonce, { authTagLength: tagBytes })
-      .setAAD(Buffer.from(this.binding))
-      .setAuthTag(bytes.subarray(-tagBytes));
-    let text = opening.update(bytes.subarray(nonceBytes, -tagBytes), undefined, "utf8");
-    try {
-      text += opening.final("utf8");
-    } catch {
-      // It was made by another key or for another request, or was touched.
-      throw invalid();
-    }
+    const text = unseal(this.secret, this.binding, token);
+    if (text === null) throw invalid();
     const [expires, ...cursor] = JSON.parse(text) as [number, ...string[]];
     if (expires < Date.now() / 1000) throw invalid();
     return cursor;
   }
 }
 
+/** Text that cannot be read, made or used with another binding without the secret. */
+export const seal = (secret: KeyObject, binding: string, text: string): string => {
+  const nonce = randomBytes(nonceBytes);
+  const sealing = createCipheriv(cipher, secret, nonce).setAAD(Buffer.from(binding));
+  const parts = [nonce, sealing.update(text, "utf8"), sealing.final(), sealing.getAuthTag()];
+  return Buffer.concat(parts).toString("base64url");
+};
+
+/** What was sealed; null when it was made by another key or for another binding, or was touched. */
+export const unseal = (secret: KeyObject, binding: string, token: string): string | null => {
+  const bytes = Buffer.from(token, "base64url");
+  // Node skips letters that are not base64url, and bits beyond the last byte.
+  if (bytes.toString("base64url") !== token || bytes.length < nonceBytes + tagBytes) return null;
+  const nonce = bytes.subarray(0, nonceBytes);
+  const opening = createDecipheriv(cipher, secret, nonce, { authTagLength: tagBytes })
+    .setAAD(Buffer.from(binding))
+    .setAuthTag(bytes.subarray(-tagBytes));
+  const text = opening.update(bytes.subarray(nonceBytes, -tagBytes), undefined, "utf8");
+  try {
+    return text + opening.final("utf8");
+  } catch {
+    return null;
+  }
+};
+
 /** A deployment's key for tokens of one kind. As an object: Node would make one of bare bytes for each token. */
-export const tokenKey = (tokenSecret: string, kind: "page" | "invitation"): KeyObject =>
+export const tokenKey = (
+  tokenSecret: string,
+  kind: "page" | "invitation" | "position",
+): KeyObject =>
   createSecretKey(Buffer.from(hkdfSync("sha256", tokenSecret, "", `roster ${kind} tokens`, 32)));
 
 /** Hardly less than the bytes of a message on the wire, without encoding it: names stand for tags and lengths. */

@@ -2,6 +2,7 @@
 import type { Interceptor } from "@connectrpc/connect";
 import type { Logger } from "pino";
 import { keys, type Settings } from "../context.ts";
+import type { Feed } from "../database/feed.ts";
 import { access } from "./access.ts";
 import { audit } from "./audit.ts";
 import { type DeadlineLimits, deadline } from "./deadline.ts";
@@ -20,6 +21,7 @@ export interface Corridor {
   readonly verifier: Verifier;
   readonly sessions: Sessions;
   readonly settings: Settings;
+  readonly feed: Feed;
 }
 
 /** The corridor in order. The unit of work opens lazily, so `audit` names the entry before it is written. */
@@ -29,6 +31,7 @@ export const corridor = ({
   verifier,
   sessions,
   settings,
+  feed,
 }: Corridor): Interceptor[] => [
   // Sees every outcome, also a rejection.
   telemetry(log),
@@ -52,7 +55,7 @@ export const corridor = ({
   audit(),
   // Innermost, because only handlers read it.
   (next) => (request) => {
-    request.contextValues.set(keys.settings, settings);
+    request.contextValues.set(keys.settings, settings).set(keys.feed, feed);
     return next(request);
   },
 ];

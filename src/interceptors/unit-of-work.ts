@@ -30,6 +30,9 @@ export interface Sessions {
   readonly directory: TenantPool;
 }
 
+/** What the server's own work may take. */
+const ownWorkMs = 10_000;
+
 const enterText =
   "select roster.enter($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
 const enterDirectoryText =
@@ -95,6 +98,20 @@ export const reading = (sessions: Sessions, values: ContextValues): ReadSession 
   const step = (timeoutMs: number): Step =>
     entering(callerOf(values), access, undefined, timeoutMs);
   return new ReadSession(poolOf(sessions, access), step, deadlineOf(values));
+};
+
+/** A session that reads what there is in all orgs, for the server's own work. */
+export const readingAll = ({ directory }: Sessions): ReadSession => {
+  const permission = "roster.platform";
+  const step = (timeoutMs: number): Step => ({
+    text: enterDirectoryText,
+    values: [null, true, permission, permission, false, null, timeoutMs, null, "", [], null, null],
+  });
+  return new ReadSession(directory, step, {
+    remainingMs: () => ownWorkMs,
+    over: false,
+    onOver: () => () => {},
+  });
 };
 
 /** An answer that no handler made. */
