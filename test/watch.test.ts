@@ -1,5 +1,8 @@
 import { setTimeout as delay } from "node:timers/promises";
+import { fromBinary } from "@bufbuild/protobuf";
 import { describe, expect, test } from "vitest";
+import { ErrorInfoSchema } from "../src/gen/google/rpc/error_details_pb.ts";
+import { StatusSchema } from "../src/gen/google/rpc/status_pb.ts";
 import { ChangeService } from "../src/gen/roster/v1/change_service_pb.ts";
 import { flushesOfRead, startHarness, tokenFor, useHarness } from "./harness.ts";
 import { makeTeam } from "./made-team.ts";
@@ -205,25 +208,27 @@ describe("A watch ends", () => {
     );
     const { position } = await stream.read();
     expect(position).not.toBe("");
-    const text = "x".repeat(2_000);
-    const write = (count: number) =>
-      current.admin.query(
-        `with set as (
-          select set_config('roster.entry_id', gen_random_uuid()::text, true), set_config('roster.subject', 'test', true),
-            set_config('roster.method', 'test', true), set_config('roster.correlation_id', 'test', true))
-        insert into roster.teams (org_id, id, name, description)
-        select $1, gen_random_uuid(), 'T ' || n || random(), $2 from set, generate_series(1, $3::int) n`,
-        [orgId, text, count],
+    // A client takes some messages before it is asked to wait.
+    const [writes, rows] = [40, 150];
+    for (let i = 0; i < writes; i++) {
+      await current.admin.query(
+        `insert into roster.audit_changes (org_id, entry_id, subject, method, correlation_id, resource_type, resource_id,
+            kind, after, changed_fields)
+          select $1, gen_random_uuid(), 'test', 'test', 'test', 'role', n, 'UPDATED',
+            jsonb_build_object('name', n::text, 'title', repeat('x', 4096), 'permissions', '[]'::jsonb), '{}'
+          from generate_series(1, $2::int) n`,
+        [orgId, rows],
       );
-    for (let i = 0; i < 30; i++) {
-      await write(150);
       await delay(60);
     }
-    const { trailer, code, reason } = await stream.rest();
+    const { trailer, code, reason, received } = await stream.rest();
     expect({ code, reason }).toEqual({ code: "RESOURCE_EXHAUSTED", reason: "WATCH_TOO_SLOW" });
-    expect(trailer.getMap()).toBeDefined();
-    const again = new Watching(owner, { orgId, position });
-    await expect.poll(() => again.told.length, { timeout: 10_000 }).toBe(30 * 150);
+    const [bytes] = trailer.get("grpc-status-details-bin") as Buffer[];
+    const [detail] = fromBinary(StatusSchema, bytes ?? Buffer.of()).details;
+    const { metadata } = fromBinary(ErrorInfoSchema, detail?.value ?? Buffer.of());
+    const seen = received - 1;
+    const again = new Watching(owner, { orgId, position: metadata.position ?? "" });
+    await expect.poll(() => again.told.length, { timeout: 10_000 }).toBe((writes - seen) * rows);
   });
 
   test("UNAVAILABLE when the database goes, or the server stops; nobody is left", async () => {
