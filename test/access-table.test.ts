@@ -103,6 +103,10 @@ AuditService.GetAuditEntry          audit.read      – –   –   – –   �
 AuditService.GetAuditEntry everywhere audit.read    ? ?   ?   ? ?   ?   ?     ?     .    .   ?    ?    .   ?    ●
 AuditService.ListAuditEntries       audit.read      – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●
 AuditService.ListAuditEntries everywhere audit.read ? ?   ?   ? ?   ?   ?     ?     .    .   ?    ?    .   ?    ●
+ChangeService.WatchChanges          changes.read    – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●
+ChangeService.WatchChanges everywhere changes.read  ? ?   ?   ? ?   ?   ?     ?     .    .   ?    ?    .   ?    ●
+ChangeService.ListChanges           changes.read    – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●
+ChangeService.ListChanges everywhere changes.read   ? ?   ?   ? ?   ?   ?     ?     .    .   ?    ?    .   ?    ●
 `;
 
 const line = /^(\S+(?: (?:outside|email|everywhere))?) +(\S+) +(.+)$/;

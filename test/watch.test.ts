@@ -212,8 +212,8 @@ describe("A watch ends", () => {
     const [writes, rows] = [40, 150];
     for (let i = 0; i < writes; i++) {
       await current.admin.query(
-        `insert into roster.audit_changes (org_id, entry_id, subject, method, correlation_id, resource_type, resource_id,
-            kind, after, changed_fields)
+        `insert into roster.audit_changes (org_id, entry_id, subject, method, correlation_id, resource_type,
+            resource_id, kind, after, changed_fields)
           select $1, gen_random_uuid(), 'test', 'test', 'test', 'role', n, 'UPDATED',
             jsonb_build_object('name', n::text, 'title', repeat('x', 4096), 'permissions', '[]'::jsonb), '{}'
           from generate_series(1, $2::int) n`,
