@@ -183,7 +183,7 @@ describe("A position", () => {
     });
     await makeTeam(owner, { orgId, name: "Any" });
     await current.admin.query(
-      "select roster.set_feed_floor(pg_snapshot_xmin(pg_current_snapshot()))",
+      "select roster.set_feed_floor(pg_snapshot_xmax(pg_current_snapshot()))",
     );
     // It never goes back.
     await current.admin.query("select roster.set_feed_floor('3')");

@@ -24,13 +24,13 @@ export class Watching {
   constructor(
     { changes }: Pick<Callers, "changes">,
     request: MessageInitShape<typeof WatchChangesRequestSchema>,
-    hear: (message: WatchChangesResponse) => void = () => {},
+    hear: (message: WatchChangesResponse) => void | Promise<void> = () => {},
   ) {
     const read = async (): Promise<void> => {
       const options = { signal: this.stopping.signal };
       for await (const message of changes.watchChanges(request, options)) {
         this.messages.push(message);
-        hear(message);
+        await hear(message);
       }
     };
     this.ended = refusal(read());

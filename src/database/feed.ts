@@ -92,28 +92,28 @@ export const changesAfter = async (
   const shown = part
     ? sql.fragment`pg_visible_in_snapshot(c.xid, ${formatSnapshot(part.of)}::pg_snapshot)`
     : sql.fragment`true`;
-  // Unprepared: a generic plan over partitions would sort the whole log for one page.
+  // Places first, rows then: to sort whole rows for each page is dear. Unprepared: a generic plan over partitions would sort the whole log for one page.
   const found = await unit.many(
     sql.type(pageRow)`
-      select s.*, p.id, p.last, p.org_id, p.copied, p.resource_type, p.resource_id, p.kind, p.after, p.entry_id,
+      select s.*, p.id, p.last, c.org_id, c.copied, c.resource_type, c.resource_id, c.kind, c.after, c.entry_id,
         n.user_now, n.profile_now
       from (${state}) s
       left join lateral (
         select f.*
         from (
-          select c.*, max(c.id::text collate "C") over (partition by c.xid)::uuid as last
+          select c.xid, c.id, max(c.id::text collate "C") over (partition by c.xid)::uuid as last
           from roster.audit_changes c
           where ${sightOf(sight)} and c.xid >= ${seen.xmin}::xid8
-            and not pg_visible_in_snapshot(c.xid, ${formatSnapshot(seen)}::pg_snapshot) and ${shown}
-            and c.resource_type <> 'org_limits') f
+            and not pg_visible_in_snapshot(c.xid, ${formatSnapshot(seen)}::pg_snapshot) and ${shown}) f
         where (f.last, f.id) > (${part?.last ?? firstId}::uuid, ${part?.id ?? firstId}::uuid)
         order by f.last, f.id limit ${limit}) p on true
+      left join roster.audit_changes c on c.xid = p.xid and c.id = p.id
       left join lateral (
         select to_jsonb(u) - roster.unaudited_columns() - '{external_id, labels}'::text[] as user_now, (
           select to_jsonb(d) - roster.unaudited_columns() from roster.profiles d
           where d.user_id = u.id and d.org_id is null) as profile_now
         from roster.users u
-        where p.resource_type = 'org_member' and p.kind = 'CREATED' and u.id = (p.after ->> 'user_id')::uuid) n
+        where c.resource_type = 'org_member' and c.kind = 'CREATED' and u.id = (c.after ->> 'user_id')::uuid) n
         on true
       order by p.last, p.id`,
     { prepare: false },

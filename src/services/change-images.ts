@@ -74,6 +74,8 @@ export const changesOfRow = (row: ChangeRow, toOrg: boolean): ChangeInit[] => {
     user_now: user,
     profile_now: profile,
   } = row;
+  // Limits are no resource of the feed.
+  if (!(resourceType in resources)) return [];
   const change: ChangeInit = {
     orgId,
     resourceType,

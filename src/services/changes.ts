@@ -28,7 +28,7 @@ import { snapshotOf } from "./change-snapshots.ts";
 
 type Message = MessageInitShape<typeof WatchChangesResponseSchema>;
 
-const pageRows = 500;
+const pageRows = 1_000;
 const [usualSize, maximumSize] = [50, 1_000];
 /** What one message holds at most, far below what the transport sends. */
 const [messageChanges, messageBytes] = [200, 1024 * 1024];

@@ -101,6 +101,6 @@ export const feed: readonly Guard[] = [
     "forget();\n      watcher.leave();",
     "forget();",
     "watch",
-    "costs one poll",
+    "when its caller is removed",
   ),
 ];
