@@ -52,6 +52,16 @@ create function roster.set_feed_floor(oldest xid8) returns void
     update roster.audit_feed f set oldest = greatest(f.oldest, set_feed_floor.oldest);
   end;
 
+-- A page of the organisation's teams behind one, for the snapshot of whoever may read its changes, which tell of secret
+-- teams as well.
+create function roster.told_teams(after uuid, most int) returns table (id uuid, image jsonb)
+  language sql stable security definer set search_path = ''
+  begin atomic
+    select t.id, to_jsonb(t) - roster.unaudited_columns() from roster.teams t
+    where t.org_id = roster.current_org() and t.id > told_teams.after
+    order by t.id limit told_teams.most;
+  end;
+
 -- A new member's user and default profile are told to the organisation with the membership, as they are when it is
 -- told. Whoever changes the profile at the same instant is waited for, or waits and then sees the membership.
 grant update (version) on roster.profiles to roster_gate;
@@ -70,8 +80,11 @@ create trigger org_members_hold_profile before insert on roster.org_members
 
 grant create on schema roster to roster_gate;
 alter function roster.feed_state() owner to roster_gate;
+alter function roster.told_teams(uuid, int) owner to roster_gate;
 alter function roster.set_feed_floor(xid8) owner to roster_gate;
 alter function roster.hold_profile() owner to roster_gate;
 revoke create on schema roster from roster_gate;
 grant execute on function roster.set_feed_floor(xid8) to roster_worker;
 grant execute on function roster.feed_state(), roster.unaudited_columns() to roster_app, roster_directory;
+grant execute on function roster.unaudited_columns() to roster_gate;
+grant execute on function roster.told_teams(uuid, int) to roster_app;

@@ -238,6 +238,7 @@ lint(
       "stored_response to roster_app",
       "stored_response to roster_directory",
       "teams_of to roster_app",
+      "told_teams to roster_app",
     ],
     query(`
       select format('%s to %s', f.name, ${grantee}) as finding

@@ -1,6 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { describe, expect, test } from "vitest";
 import { ChangeService } from "../src/gen/roster/v1/change_service_pb.ts";
+import { TeamVisibility } from "../src/gen/roster/v1/team_pb.ts";
 import { flushesOfRead, startHarness, tokenFor, useHarness } from "./harness.ts";
 import { makeTeam } from "./made-team.ts";
 import { openStream } from "./open-stream.ts";
@@ -49,7 +50,10 @@ describe("ChangeService.WatchChanges", () => {
     await owner.teams.addTeamMember({ orgId, teamId: gone, userId: adminId });
     await owner.teams.deleteTeam({ orgId, teamId: gone });
     const fold = new Fold();
-    const watcher = new Watching(owner, { orgId, snapshot: true }, async (message) => {
+    await makeTeam(owner, { orgId, name: "Hidden", visibility: TeamVisibility.SECRET });
+    // Narrowed to this, an owner sees no secret teams elsewhere.
+    const narrow = await harness.current.as(tenant.ownerId, { scope: "changes.read" });
+    const watcher = new Watching(narrow, { orgId, snapshot: true }, async (message) => {
       fold.hear(message);
       // While the snapshot is on its way.
       if (watcher.messages.length === 1)

@@ -90,9 +90,8 @@ export async function* snapshotOf(context: HandlerContext): AsyncGenerator<Chang
     "team",
     [firstId, ""],
     ([id]) => sql.type(row)`
-      select t.id as one, '' as two, ${imageOf(sql.fragment`t`)} as image
-      from roster.teams t where t.org_id = ${org} and t.id > ${id}::uuid
-      order by t.id limit ${pageSize}`,
+      select t.id as one, '' as two, t.image
+      from roster.told_teams(${id}::uuid, ${pageSize}) t order by t.id`,
   );
   yield* plain(
     "team_member",
