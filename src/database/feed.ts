@@ -92,7 +92,8 @@ export const changesAfter = async (
   const shown = part
     ? sql.fragment`pg_visible_in_snapshot(c.xid, ${formatSnapshot(part.of)}::pg_snapshot)`
     : sql.fragment`true`;
-  // Places first, rows then: to sort whole rows for each page is dear. Unprepared: a generic plan over partitions would sort the whole log for one page.
+  // Places first, rows then: to sort whole rows for each page is dear. Unprepared: a generic plan over partitions
+  // would sort the whole log for one page.
   const found = await unit.many(
     sql.type(pageRow)`
       select s.*, p.id, p.last, c.org_id, c.copied, c.resource_type, c.resource_id, c.kind, c.after, c.entry_id,
