@@ -4,6 +4,7 @@ import type { Message } from "@bufbuild/protobuf";
 import { type ContextKey, type ContextValues, createContextKey } from "@connectrpc/connect";
 import type { Sight } from "./database/consistency.ts";
 import type { Step } from "./database/exchange.ts";
+import type { Feed } from "./database/feed.ts";
 import type { Deadline } from "./database/pool.ts";
 import type { UnitOfWork } from "./database/sql.ts";
 
@@ -66,6 +67,8 @@ export type Completion = (answer: Message) => void;
 export interface Settings {
   /** Seals page tokens. */
   readonly pageKey: KeyObject;
+  /** Seals positions in the change feed. */
+  readonly positionKey: KeyObject;
   /** Signs the tokens of invitations. */
   readonly invitationKey: KeyObject;
   /** Days between a delete and its purge. */
@@ -88,6 +91,7 @@ export const keys = {
   sight: key<Sight>(),
   completion: key<Completion>(),
   settings: key<Settings>(),
+  feed: key<Feed>(),
 };
 
 interface Carrier {
@@ -156,3 +160,6 @@ export const completeWith = <Answer extends Message>(
 /** What handlers need of the configuration. */
 export const settings = ({ values }: Carrier): Settings =>
   demand(values, keys.settings, "the handlers' settings");
+
+/** The poll of the change feed that this process makes for all who watch. */
+export const feed = ({ values }: Carrier): Feed => demand(values, keys.feed, "the change feed");

@@ -160,6 +160,17 @@ const rules: Readonly<Record<Reason, Rule>> = {
   },
   DATABASE_UNAVAILABLE: { code: Code.Unavailable, message: () => "the database cannot be reached" },
   OVERLOADED: { code: Code.Unavailable, message: () => "too much to do at the moment; try again" },
+  POSITION_INVALID: invalid(
+    (m) => `${m.field}: not one that was made here for the feed of this org`,
+  ),
+  POSITION_OUT_OF_RANGE: {
+    code: Code.OutOfRange,
+    message: () => "the changes behind this position are gone; take a snapshot again",
+  },
+  WATCH_TOO_SLOW: {
+    code: Code.ResourceExhausted,
+    message: () => "changes are made faster than they are read; go on from the position",
+  },
   STREAM_ENDED: {
     code: Code.Unavailable,
     message: () => "the server stops, or the stream is as old as one may be; open it again",
@@ -226,7 +237,7 @@ export const fail = (
       "";
     add(PreconditionFailureSchema, { violations: [{ type: reason, subject, description: text }] });
   }
-  if (code === Code.ResourceExhausted)
+  if (code === Code.ResourceExhausted && metadata.org_id !== undefined)
     add(QuotaFailureSchema, {
       violations: [{ subject: `org:${metadata.org_id}`, description: text }],
     });
@@ -336,6 +347,7 @@ export const constraints: Readonly<Record<string, readonly [Reason, Metadata] | 
   audit_seals_pkey: null,
   audit_removals_pkey: null,
   audit_changes_kind_check: null,
+  audit_feed_pkey: null,
 };
 
 /** Rethrows a database error with its field as this request calls it: several requests meet the same constraint. */

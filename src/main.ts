@@ -3,12 +3,14 @@ import type { Logger } from "pino";
 import { type DatabaseUrls, directoryPoolSize } from "./config.ts";
 import { checkDatabase } from "./database/check.ts";
 import { ConsistencyTokens } from "./database/consistency.ts";
+import { Feed, type FeedLimits } from "./database/feed.ts";
 import { tokenKey } from "./database/page.ts";
 import { openPool } from "./database/pool.ts";
 import { Replica } from "./database/replica.ts";
 import type { DeadlineLimits } from "./interceptors/deadline.ts";
 import { operatorsOnly, type Trust, Verifier } from "./interceptors/identity.ts";
 import { corridor } from "./interceptors/index.ts";
+import { readingAll } from "./interceptors/unit-of-work.ts";
 import { startJobs } from "./jobs/index.ts";
 import { routes } from "./routes.ts";
 import { serveGrpc } from "./transport/grpc.ts";
@@ -29,6 +31,8 @@ export interface ServerOptions {
   readonly openReflection: boolean;
   /** How long an RPC may take: by default 10 s, and a minute at most; a stream half an hour. */
   readonly deadlines?: DeadlineLimits;
+  /** How the change feed is watched: by default polled every 50 ms, with a heartbeat each 15 s. */
+  readonly feed?: Partial<FeedLimits>;
   readonly log: Logger;
 }
 
@@ -38,11 +42,14 @@ export interface RunningServer {
   readonly port: number;
   /** Flushes sent to the database since the start: reads cost one each. */
   roundTrips(): number;
+  /** Streams of changes that are open. */
+  watchers(): number;
   /** Stops taking calls, lets running ones end, closes the database. */
   stop(): Promise<void>;
 }
 
 const usualDeadlines = { defaultMs: 10_000, maximumMs: 60_000, streamMs: 30 * 60_000 };
+const usualFeed = { pollMs: 50, heartbeatMs: 15_000, buffered: 10_000 };
 const graceMs = 10_000;
 
 /**
@@ -67,6 +74,8 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
       : openPool(database.replica, { size: poolSize, pipeline }),
   ]);
   const verifier = new Verifier(trust);
+  const sessions = { app, directory, replica: standby && new Replica(standby) };
+  const feed = new Feed(readingAll(sessions), { ...usualFeed, ...options.feed });
   const server = await serveGrpc({
     ...address,
     routes,
@@ -74,10 +83,12 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
       log,
       deadlines: options.deadlines ?? usualDeadlines,
       verifier,
-      sessions: { app, directory, replica: standby && new Replica(standby) },
+      sessions,
       tokens: new ConsistencyTokens(tokenKey(tokenSecret, "consistency")),
+      feed,
       settings: {
         pageKey: tokenKey(tokenSecret, "page"),
+        positionKey: tokenKey(tokenSecret, "position"),
         invitationKey: tokenKey(tokenSecret, "invitation"),
         purgeAfterDays,
       },
@@ -92,6 +103,7 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
     port: server.port,
     roundTrips: () =>
       [app, directory, standby].reduce((sum, pool) => sum + (pool?.roundTrips.count ?? 0), 0),
+    watchers: () => feed.watchers,
     stop: async () => {
       server.setServing(false);
       await server.stop(graceMs);

@@ -3,12 +3,14 @@ import type { DescService } from "@bufbuild/protobuf";
 import type { ServiceImpl } from "@connectrpc/connect";
 import { AccessService } from "./gen/roster/v1/access_service_pb.ts";
 import { AuditService } from "./gen/roster/v1/audit_service_pb.ts";
+import { ChangeService } from "./gen/roster/v1/change_service_pb.ts";
 import { OrgService } from "./gen/roster/v1/org_service_pb.ts";
 import { TeamService } from "./gen/roster/v1/team_service_pb.ts";
 import { UserService } from "./gen/roster/v1/user_service_pb.ts";
 import { accessChecks } from "./services/access.ts";
 import { auditService } from "./services/audit.ts";
 import { auditProofs } from "./services/audit-proofs.ts";
+import { changeService } from "./services/changes.ts";
 import { invitationBatches } from "./services/invitation-batches.ts";
 import { invitations } from "./services/invitations.ts";
 import { orgLimits } from "./services/org-limits.ts";
@@ -61,4 +63,5 @@ export const routes: readonly Route[] = [
   { service: TeamService, implementation: teamService },
   { service: AccessService, implementation: accessService },
   { service: AuditService, implementation: { ...auditService, ...auditProofs } },
+  { service: ChangeService, implementation: changeService },
 ];

@@ -105,6 +105,10 @@ AuditService.ListAuditEntries       audit.read      – –   –   – –   �
 AuditService.ListAuditEntries everywhere audit.read ? ?   ?   ? ?   ?   ?     ?     .    .   ?    ?    .   ?    ●
 AuditService.VerifyAuditLog         audit.read      – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●
 AuditService.VerifyAuditLog everywhere audit.read   ? ?   ?   ? ?   ?   ?     ?     .    .   ?    ?    .   ?    ●
+ChangeService.WatchChanges          changes.read    – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●
+ChangeService.WatchChanges everywhere changes.read  ? ?   ?   ? ?   ?   ?     ?     .    .   ?    ?    .   ?    ●
+ChangeService.ListChanges           changes.read    – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●
+ChangeService.ListChanges everywhere changes.read   ? ?   ?   ? ?   ?   ?     ?     .    .   ?    ?    .   ?    ●
 `;
 
 const line = /^(\S+(?: (?:outside|email|everywhere))?) +(\S+) +(.+)$/;

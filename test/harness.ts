@@ -13,6 +13,7 @@ import { urlsOf } from "../src/database/provision.ts";
 import { BadRequestSchema, ErrorInfoSchema } from "../src/gen/google/rpc/error_details_pb.ts";
 import { AccessService } from "../src/gen/roster/v1/access_service_pb.ts";
 import { AuditService } from "../src/gen/roster/v1/audit_service_pb.ts";
+import { ChangeService } from "../src/gen/roster/v1/change_service_pb.ts";
 import { OrgService } from "../src/gen/roster/v1/org_service_pb.ts";
 import { TeamService } from "../src/gen/roster/v1/team_service_pb.ts";
 import { UserService } from "../src/gen/roster/v1/user_service_pb.ts";
@@ -26,6 +27,7 @@ export interface Callers {
   readonly teams: Client<typeof TeamService>;
   readonly access: Client<typeof AccessService>;
   readonly audit: Client<typeof AuditService>;
+  readonly changes: Client<typeof ChangeService>;
   readonly transport: Transport;
   readonly token: string;
 }
@@ -190,6 +192,7 @@ export const callersOf = (
     teams: createClient(TeamService, transport),
     access: createClient(AccessService, transport),
     audit: createClient(AuditService, transport),
+    changes: createClient(ChangeService, transport),
   };
 };
 

@@ -221,6 +221,8 @@ lint(
       "exported_changes to roster_directory",
       "exported_entries to roster_directory",
       "exported_invitations to roster_directory",
+      "feed_state to roster_app",
+      "feed_state to roster_directory",
       // The log is written by the audit role alone, at the gate's word.
       "addresses_of to roster_gate",
       "forget to roster_gate",
@@ -231,6 +233,7 @@ lint(
       "lock_owned_orgs to roster_directory",
       "make_partitions to roster_worker",
       "purge to roster_worker",
+      "set_feed_floor to roster_worker",
       "purge_org to roster_directory",
       "purge_user to roster_directory",
       "purgeable to roster_worker",
@@ -247,6 +250,7 @@ lint(
       "stored_response to roster_app",
       "stored_response to roster_directory",
       "teams_of to roster_app",
+      "told_teams to roster_app",
     ],
     query(`
       select format('%s to %s', f.name, ${grantee}) as finding

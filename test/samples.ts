@@ -15,6 +15,7 @@ import { routes } from "../src/routes.ts";
 import { type Callers, type Harness, type Refusal, refusal } from "./harness.ts";
 import { accessSamples } from "./samples/access.ts";
 import { auditSamples } from "./samples/audit.ts";
+import { changeSamples } from "./samples/change.ts";
 import { orgSamples } from "./samples/org.ts";
 import { teamSamples } from "./samples/team.ts";
 import { userSamples } from "./samples/user.ts";
@@ -26,6 +27,7 @@ export const samples: Samples = {
   ...teamSamples,
   ...accessSamples,
   ...auditSamples,
+  ...changeSamples,
 };
 
 /** An RPC, and one way to call it. */
@@ -56,7 +58,14 @@ export const requestOf = async ({ method, request }: Way, world: World): Promise
 /** What the results of a batch tell of those that failed. */
 const registry = createRegistry(file_google_rpc_error_details);
 
-/** Sends a request of any RPC and gives the answer as JSON text: of a stream the list of its messages, to its end. */
+/** Positions are sealed, hence never the same. */
+const withoutPositions = (text: string): string =>
+  text.replaceAll(/"position":"[^"]+"/g, '"position":"…"');
+
+/**
+ * Sends a request of any RPC and gives the answer as JSON text: of a stream the list of its messages, to its end, or
+ * where it has none until it has told all there is.
+ */
 export const send = async (
   { transport }: Pick<Callers, "transport">,
   method: DescMethod,
@@ -67,14 +76,19 @@ export const send = async (
     string,
     (request: Message, options: object) => Promise<Message> | AsyncIterable<Message>
   >;
-  const answer = client[method.localName]?.(request, { headers });
+  const stopping = new AbortController();
+  const answer = client[method.localName]?.(request, { headers, signal: stopping.signal });
   if (!answer) throw new Error(`${method.name} gave no response`);
   if (!(Symbol.asyncIterator in answer))
-    return JSON.stringify(toJson(method.output, await answer, { registry }));
+    return withoutPositions(JSON.stringify(toJson(method.output, await answer, { registry })));
   const messages: unknown[] = [];
-  for await (const message of answer) messages.push(toJson(method.output, message, { registry }));
+  for await (const message of answer) {
+    messages.push(toJson(method.output, message, { registry }));
+    if ("position" in message && message.position !== "") break;
+  }
+  stopping.abort();
   if (messages.length === 0) throw new Error(`${method.name} sent no message`);
-  return JSON.stringify(messages);
+  return withoutPositions(JSON.stringify(messages));
 };
 
 /** A copy of the request with another value at a path of proto names. */

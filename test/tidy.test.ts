@@ -35,8 +35,10 @@ const mayImport: Record<string, readonly string[]> = {
   config: [],
 };
 
-/** Of the database, services see the query vocabulary and pages, nothing that could reach a pool. */
-const databaseForServices = ["src/database/sql.ts", "src/database/page.ts"];
+/** Of the database, services see the query vocabulary, pages and the feed, nothing that could reach a pool. */
+const databaseForServices = ["sql", "page", "feed", "positions"].map(
+  (name) => `src/database/${name}.ts`,
+);
 
 interface Import {
   readonly from: string;

@@ -146,7 +146,7 @@ export const unseal = (key: KeyObject, token: string, binding: string): string |
 /** A deployment's key for tokens of one kind. As an object: Node would make one of bare bytes for each token. */
 export const tokenKey = (
   tokenSecret: string,
-  kind: "page" | "invitation" | "consistency",
+  kind: "page" | "invitation" | "consistency" | "position",
 ): KeyObject =>
   createSecretKey(Buffer.from(hkdfSync("sha256", tokenSecret, "", `roster ${kind} tokens`, 32)));
 

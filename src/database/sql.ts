@@ -6,7 +6,7 @@ import { becoming, column } from "./rows.ts";
 import type { Instant } from "./types.ts";
 
 export { sql } from "./tag.ts";
-export { formatInstant, type Instant } from "./types.ts";
+export { formatInstant, type Instant, parseInstant } from "./types.ts";
 export type { FragmentSqlToken };
 
 /** A query with the schema of its rows. */

@@ -3,6 +3,7 @@ import type { Interceptor } from "@connectrpc/connect";
 import type { Logger } from "pino";
 import { keys, type Settings } from "../context.ts";
 import type { ConsistencyTokens } from "../database/consistency.ts";
+import type { Feed } from "../database/feed.ts";
 import { access } from "./access.ts";
 import { audit } from "./audit.ts";
 import { consistency } from "./consistency.ts";
@@ -23,6 +24,7 @@ export interface Corridor {
   readonly sessions: Sessions;
   readonly tokens: ConsistencyTokens;
   readonly settings: Settings;
+  readonly feed: Feed;
 }
 
 /** The corridor in order. The unit of work opens lazily, so `audit` names the entry before it is written. */
@@ -33,6 +35,7 @@ export const corridor = ({
   sessions,
   tokens,
   settings,
+  feed,
 }: Corridor): Interceptor[] => [
   // Sees every outcome, also a rejection.
   telemetry(log),
@@ -58,7 +61,7 @@ export const corridor = ({
   audit(),
   // Innermost, because only handlers read it.
   (next) => (request) => {
-    request.contextValues.set(keys.settings, settings);
+    request.contextValues.set(keys.settings, settings).set(keys.feed, feed);
     return next(request);
   },
 ];

@@ -38,6 +38,9 @@ export interface Sessions {
   readonly replica: Replica | undefined;
 }
 
+/** What the server's own work may take. */
+const ownWorkMs = 10_000;
+
 const enterText =
   "select roster.enter($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
 const enterDirectoryText =
@@ -117,6 +120,20 @@ export const reading = (sessions: Sessions, values: ContextValues): ReadSession 
     deadlineOf(values),
     replicatedOf(sessions, values, false),
   );
+};
+
+/** A session that reads what there is in all orgs, for the server's own work. */
+export const readingAll = ({ directory }: Sessions): ReadSession => {
+  const permission = "roster.platform";
+  const step = (timeoutMs: number): Step => ({
+    text: enterDirectoryText,
+    values: [null, true, permission, permission, false, null, timeoutMs, null, "", [], null, null],
+  });
+  return new ReadSession(directory, step, {
+    remainingMs: () => ownWorkMs,
+    over: false,
+    onOver: () => () => {},
+  });
 };
 
 /** An answer that no handler made. */

@@ -24,7 +24,7 @@ const roleShape = {
 const roleRow = z.object(roleShape);
 const listedRow = z.object({ ...roleShape, place: z.string() });
 
-const toRole = (row: z.output<typeof roleRow>) => ({
+export const toRole = (row: z.output<typeof roleRow>) => ({
   orgId: row.role_org_id,
   name: row.role_name,
   title: row.role_title,

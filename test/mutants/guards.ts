@@ -1,5 +1,6 @@
 import type { Guard } from "./guard.ts";
 import { access } from "./guards-of-access.ts";
+import { feed } from "./guards-of-feed.ts";
 import { freshness } from "./guards-of-freshness.ts";
 import { invitations } from "./guards-of-invitations.ts";
 import { limits } from "./guards-of-limits.ts";
@@ -25,6 +26,7 @@ export const guards: readonly Guard[] = [
   ...log,
   ...seals,
   ...freshness,
+  ...feed,
   ...requests,
   ...ends,
 ];

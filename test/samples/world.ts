@@ -13,6 +13,9 @@ export interface World extends Tenant {
   /** A pending one, to an address that nobody has. */
   readonly invitationId: string;
   readonly auditEntryId: string;
+  /** In the feed of the org, and of all orgs, before most of this was made. */
+  readonly position: string;
+  readonly positionEverywhere: string;
   readonly deletedUserId: string;
   readonly deletedTeamId: string;
   readonly deletedOrgId: string;
@@ -25,6 +28,8 @@ export const makeWorld = async (harness: Harness, word = "World"): Promise<World
   const tenant = await harness.tenant();
   const { orgId, owner } = tenant;
   const { ops } = harness;
+  const { position } = await owner.changes.listChanges({ orgId });
+  const { position: positionEverywhere } = await ops.changes.listChanges({});
   const person = async (orgRole: string, teamRole?: TeamRole): Promise<string> => {
     const userId = await harness.user(`${word} person`);
     await ops.orgs.addOrgMember({ orgId, userId, role: orgRole });
@@ -61,7 +66,14 @@ export const makeWorld = async (harness: Harness, word = "World"): Promise<World
   const { auditEntries } = await owner.audit.listAuditEntries({ orgId, pageSize: 1 });
   const auditEntryId = auditEntries[0]?.id ?? "";
   const deleted = { deletedUserId, deletedTeamId, deletedOrgId };
-  const things = { teamId, mateId, invitationId, auditEntryId };
+  const things = {
+    teamId,
+    mateId,
+    invitationId,
+    auditEntryId,
+    position,
+    positionEverywhere,
+  };
   return { ...tenant, ...deleted, ...things, harness, person };
 };
 
