@@ -16,6 +16,8 @@ export interface Config {
   /** Of it come the keys of all tokens; undefined in development, where one is made and kept under `dataDir`. */
   readonly tokenSecret: string | undefined;
   readonly purgeAfterDays: number;
+  /** Whether operators must say why they call. */
+  readonly operatorReason: "optional" | "required";
   readonly dataDir: string;
   readonly logLevel: string;
 }
@@ -106,6 +108,7 @@ const variables = {
   JWT_ORG_CLAIM: z.string().min(1),
   TOKEN_SECRET: z.string().min(32, "must be at least 32 characters").optional(),
   PURGE_AFTER_DAYS: whole(1, 3650),
+  OPERATOR_REASON: z.enum(["optional", "required"], "must be optional or required"),
   ALLOW_CLEARTEXT: flag,
   ROSTER_DATA_DIR: z.string().min(1),
   LOG_LEVEL: z.enum(
@@ -122,6 +125,7 @@ const defaults: Readonly<Record<string, string>> = {
   DATABASE_PIPELINE: "on",
   JWT_ORG_CLAIM: "org",
   PURGE_AFTER_DAYS: "30",
+  OPERATOR_REASON: "optional",
   ALLOW_CLEARTEXT: "0",
   ROSTER_DATA_DIR: ".roster",
   LOG_LEVEL: "info",
@@ -305,6 +309,7 @@ export const readConfig = (environment: NodeJS.ProcessEnv = process.env): Config
         : undefined,
     tokenSecret: v.TOKEN_SECRET,
     purgeAfterDays: v.PURGE_AFTER_DAYS,
+    operatorReason: v.OPERATOR_REASON,
     dataDir: v.ROSTER_DATA_DIR,
     logLevel: v.LOG_LEVEL,
   };

@@ -81,6 +81,13 @@ const rules: Readonly<Record<Reason, Rule>> = {
   PAGE_TOKEN_INVALID: invalid(
     () => "page_token: not valid for this request; start with the first page",
   ),
+  EXPORT_POSITION_INVALID: invalid(
+    () => "position: not one that an export of this log sent; start with an empty one",
+  ),
+  OPERATOR_REASON_REQUIRED: invalid((m) => `say why you call, in metadata \`${m.key}\``),
+  OPERATOR_REASON_INVALID: invalid(
+    (m) => `metadata \`${m.key}\` must be at most 200 characters of printable ASCII`,
+  ),
   FILTER_INVALID: misread,
   ORDER_BY_INVALID: misread,
   VALUE_TOO_LARGE: invalid((m) => `${m.field}: ${m.rule}`),

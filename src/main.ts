@@ -1,6 +1,7 @@
 /** The whole process on one screen: database → corridor → port, and how it stops. */
 import type { Logger } from "pino";
 import { type DatabaseUrls, directoryPoolSize } from "./config.ts";
+import type { OperatorReason } from "./context.ts";
 import { checkDatabase } from "./database/check.ts";
 import { tokenKey } from "./database/page.ts";
 import { openPool } from "./database/pool.ts";
@@ -21,6 +22,8 @@ export interface ServerOptions {
   /** Of it come the keys of all tokens; every process of a deployment has the same. */
   readonly tokenSecret: string;
   readonly purgeAfterDays: number;
+  /** Whether operators must say why they call; by default they need not. */
+  readonly operatorReason?: OperatorReason;
   /** Whether anyone who reaches the port may read the protos from it, or operators alone. */
   readonly openReflection: boolean;
   /** How long an RPC may take: by default 10 s, and a minute at most; a stream half an hour. */
@@ -66,6 +69,7 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
       deadlines: options.deadlines ?? usualDeadlines,
       verifier,
       sessions: { app, directory },
+      operatorReason: options.operatorReason ?? "optional",
       settings: {
         pageKey: tokenKey(tokenSecret, "page"),
         invitationKey: tokenKey(tokenSecret, "invitation"),

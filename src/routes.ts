@@ -7,7 +7,8 @@ import { OrgService } from "./gen/roster/v1/org_service_pb.ts";
 import { TeamService } from "./gen/roster/v1/team_service_pb.ts";
 import { UserService } from "./gen/roster/v1/user_service_pb.ts";
 import { accessChecks } from "./services/access.ts";
-import { auditService } from "./services/audit.ts";
+import { auditLog } from "./services/audit.ts";
+import { auditExports } from "./services/audit-exports.ts";
 import { invitationBatches } from "./services/invitation-batches.ts";
 import { invitations } from "./services/invitations.ts";
 import { orgLimits } from "./services/org-limits.ts";
@@ -52,6 +53,8 @@ const teamService = {
   ...teamMemberSets,
 } satisfies ServiceImpl<typeof TeamService>;
 const accessService = { ...roles, ...accessChecks } satisfies ServiceImpl<typeof AccessService>;
+
+const auditService = { ...auditLog, ...auditExports } satisfies ServiceImpl<typeof AuditService>;
 
 /** Every service that this process answers. */
 export const routes: readonly Route[] = [

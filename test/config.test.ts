@@ -46,6 +46,7 @@ describe("readConfig in development", () => {
       identity: undefined,
       tokenSecret: undefined,
       purgeAfterDays: 30,
+      operatorReason: "optional",
       dataDir: ".roster",
       logLevel: "info",
     });
@@ -95,6 +96,7 @@ describe("readConfig in production", () => {
       DATABASE_PIPELINE: "off",
       JWT_ORG_CLAIM: "tenant",
       PURGE_AFTER_DAYS: "7",
+      OPERATOR_REASON: "required",
       ROSTER_DATA_DIR: "/data",
       LOG_LEVEL: "warn",
     };
@@ -113,6 +115,7 @@ describe("readConfig in production", () => {
       },
       tokenSecret: production.TOKEN_SECRET,
       purgeAfterDays: 7,
+      operatorReason: "required",
       dataDir: "/data",
       logLevel: "warn",
     });

@@ -63,6 +63,7 @@ const start = async (config: Config, log: Logger): Promise<() => Promise<void>> 
       trust,
       tokenSecret,
       purgeAfterDays: config.purgeAfterDays,
+      operatorReason: config.operatorReason,
       openReflection: config.dev,
       log,
     });

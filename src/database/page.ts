@@ -98,40 +98,48 @@ export class Page {
     return { items, nextPageToken };
   }
 
-  /**
-   * A cursor holds what orders a row, such as a name, and the row that a page ends with may be one that the list
-   * leaves out: so a token is encrypted, not only signed.
-   */
+  /** A cursor holds what orders a row, such as a name, and the row that a page ends with may be left out of the list. */
   private seal(cursor: readonly string[]): string {
     const expires = Math.floor(Date.now() / 1000) + lifetimeSeconds;
-    const nonce = randomBytes(nonceBytes);
-    const sealing = createCipheriv(cipher, this.secret, nonce).setAAD(Buffer.from(this.binding));
-    const text = JSON.stringify([expires, ...cursor]);
-    const parts = [nonce, sealing.update(text, "utf8"), sealing.final(), sealing.getAuthTag()];
-    return Buffer.concat(parts).toString("base64url");
+    return sealed(this.secret, this.binding, [expires, ...cursor]);
   }
 
   private open(token: string, invalid: () => Error): readonly string[] {
-    const bytes = Buffer.from(token, "base64url");
-    // Node skips letters that are not base64url, and bits beyond the last byte.
-    if (bytes.toString("base64url") !== token || bytes.length < nonceBytes + tagBytes)
-      throw invalid();
-    const nonce = bytes.subarray(0, nonceBytes);
-    const opening = createDecipheriv(cipher, this.secret, nonce, { authTagLength: tagBytes })
-      .setAAD(Buffer.from(this.binding))
-      .setAuthTag(bytes.subarray(-tagBytes));
-    let text = opening.update(bytes.subarray(nonceBytes, -tagBytes), undefined, "utf8");
-    try {
-      text += opening.final("utf8");
-    } catch {
-      // It was made by another key or for another request, or was touched.
-      throw invalid();
-    }
-    const [expires, ...cursor] = JSON.parse(text) as [number, ...string[]];
+    const parts = opened(this.secret, this.binding, token) as [number, ...string[]] | undefined;
+    if (!parts) throw invalid();
+    const [expires, ...cursor] = parts;
     if (expires < Date.now() / 1000) throw invalid();
     return cursor;
   }
 }
+
+/** A token that says nothing to who carries it, so it is encrypted, not only signed, and holds for one binding. */
+export const sealed = (secret: KeyObject, binding: string, parts: readonly unknown[]): string => {
+  const nonce = randomBytes(nonceBytes);
+  const sealing = createCipheriv(cipher, secret, nonce).setAAD(Buffer.from(binding));
+  const text = JSON.stringify(parts);
+  const pieces = [nonce, sealing.update(text, "utf8"), sealing.final(), sealing.getAuthTag()];
+  return Buffer.concat(pieces).toString("base64url");
+};
+
+/** What {@link sealed} put into a token; undefined: it was made by another key, for another binding, or touched. */
+export const opened = (secret: KeyObject, binding: string, token: string): unknown => {
+  const bytes = Buffer.from(token, "base64url");
+  // Node skips letters that are not base64url, and bits beyond the last byte.
+  if (bytes.toString("base64url") !== token || bytes.length < nonceBytes + tagBytes)
+    return undefined;
+  const nonce = bytes.subarray(0, nonceBytes);
+  const opening = createDecipheriv(cipher, secret, nonce, { authTagLength: tagBytes })
+    .setAAD(Buffer.from(binding))
+    .setAuthTag(bytes.subarray(-tagBytes));
+  let text = opening.update(bytes.subarray(nonceBytes, -tagBytes), undefined, "utf8");
+  try {
+    text += opening.final("utf8");
+  } catch {
+    return undefined;
+  }
+  return JSON.parse(text);
+};
 
 /** A deployment's key for tokens of one kind. As an object: Node would make one of bare bytes for each token. */
 export const tokenKey = (tokenSecret: string, kind: "page" | "invitation"): KeyObject =>

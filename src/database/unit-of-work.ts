@@ -124,22 +124,40 @@ export class ReadSession extends Session {
   private readonly pool: TenantPool;
   private readonly entering: Entering;
   private readonly deadline: Deadline;
+  /** Until a statement has left the read's entry. */
+  private recording: Entering | undefined;
 
-  constructor(pool: TenantPool, entering: Entering, deadline: Deadline) {
+  /** @param recording enters in place of `entering` until a statement is answered, and leaves an entry */
+  constructor(pool: TenantPool, entering: Entering, deadline: Deadline, recording?: Entering) {
     super();
     this.pool = pool;
     this.entering = entering;
     this.deadline = deadline;
+    this.recording = recording;
+  }
+
+  protected async ask<Row extends z.ZodType>(
+    query: Query<Row>,
+    options: QueryOptions,
+    single: boolean,
+  ): Promise<readonly z.output<Row>[]> {
+    const { recording } = this;
+    if (!recording) return this.read(this.entering, query, options, single);
+    // In one write with it others would wait until its entry is safe.
+    const rows = await this.read(recording, query, options, false);
+    this.recording = undefined;
+    return rows;
   }
 
   /** A read changes nothing, so one whose connection was lost is asked once more, by itself. */
-  protected async ask<Row extends z.ZodType>(
+  private async read<Row extends z.ZodType>(
+    entering: Entering,
     query: Query<Row>,
     { prepare = true }: QueryOptions,
     single: boolean,
   ): Promise<readonly z.output<Row>[]> {
     const work = (shared: boolean) => (connection: CommonQueryMethods) => {
-      const before = [this.entering(timeoutOf(this.deadline))];
+      const before = [entering(timeoutOf(this.deadline))];
       return send(connection, { before, prepare, shared }, query);
     };
     try {

@@ -1,7 +1,7 @@
 /** The corridor: what every call passes, outermost first, each with the reason for its place. */
 import type { Interceptor } from "@connectrpc/connect";
 import type { Logger } from "pino";
-import { keys, type Settings } from "../context.ts";
+import { keys, type OperatorReason, type Settings } from "../context.ts";
 import { access } from "./access.ts";
 import { audit } from "./audit.ts";
 import { type DeadlineLimits, deadline } from "./deadline.ts";
@@ -19,6 +19,7 @@ export interface Corridor {
   readonly deadlines: DeadlineLimits;
   readonly verifier: Verifier;
   readonly sessions: Sessions;
+  readonly operatorReason: OperatorReason;
   readonly settings: Settings;
 }
 
@@ -28,6 +29,7 @@ export const corridor = ({
   deadlines,
   verifier,
   sessions,
+  operatorReason,
   settings,
 }: Corridor): Interceptor[] => [
   // Sees every outcome, also a rejection.
@@ -39,7 +41,7 @@ export const corridor = ({
   // No caller, no further step.
   identity(verifier),
   // Sees every refusal of a known caller, wherever behind it that comes from.
-  denials(sessions),
+  denials(sessions, log),
   // Which permission, in which org; the database will judge.
   access(),
   // The shape of the message, before any SQL of the handler.
@@ -48,8 +50,8 @@ export const corridor = ({
   idempotency(sessions),
   // One tenant-scoped session for the call.
   unitOfWork(sessions),
-  // Names the entry of a mutation, which is written when the session opens.
-  audit(),
+  // Names the entry of a mutation or of an operator's read, which is written when the session opens.
+  audit(operatorReason),
   // Innermost, because only handlers read it.
   (next) => (request) => {
     request.contextValues.set(keys.settings, settings);
