@@ -29,10 +29,10 @@ import { firstId } from "./requests.ts";
 type Message = MessageInitShape<typeof ExportAuditEntriesResponseSchema>;
 type Entry = ReturnType<typeof toEntry>;
 
-const pageSize = 500;
+const pageSize = 250;
 const limit = sql.fragment`limit ${sql.literalValue(`${pageSize}`)}`;
-/** What the entries of one message may weigh, but for a single one that is heavier. */
-const messageWeight = 1024 * 1024;
+/** What the entries of one message may weigh, but for a single one that is heavier. Of messages a slow reader has many on the way. */
+const messageWeight = 256 * 1024;
 
 /**
  * How far an export has come: the last entry that was sent, and which transactions had ended by then; that is empty
