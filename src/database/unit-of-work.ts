@@ -75,7 +75,7 @@ const send = async <Row extends z.ZodType>(
       bytes = weight;
     };
     const rows = await flights.run({ ...flight, received }, () => connection.any(query));
-    if (bytes > heavyBytes) heavy.add(rows);
+    if (bytes > heavyBytes) heavy.set(rows, bytes);
     return rows as readonly z.output<Row>[];
   } catch (error) {
     // A row that does not fit its schema is our fault, not the connection's.

@@ -1,10 +1,12 @@
-import type { MessageInitShape } from "@bufbuild/protobuf";
+import { create, type JsonObject, type JsonValue, type MessageInitShape } from "@bufbuild/protobuf";
+import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { z } from "zod";
 import { maybeOrgId, settings, unitOfWork } from "../context.ts";
 import { heavy, opened, sealed, weigh } from "../database/page.ts";
 import { type FragmentSqlToken, sql } from "../database/sql.ts";
 import { fail } from "../errors.ts";
+import { AuditChangeSchema } from "../gen/roster/v1/audit_pb.ts";
 import type {
   AuditService,
   ExportAuditEntriesResponseSchema,
@@ -28,9 +30,12 @@ import { firstId } from "./requests.ts";
 
 type Message = MessageInitShape<typeof ExportAuditEntriesResponseSchema>;
 type Entry = ReturnType<typeof toEntry>;
+type Change = Entry["changes"][number];
 
-const pageSize = 250;
-const limit = sql.fragment`limit ${sql.literalValue(`${pageSize}`)}`;
+/** Entries that are read at once: at first, at most, and as many as weigh so much. */
+const [firstSize, mostSize, pageWeight] = [250, 1_000, 1024 * 1024];
+/** Changes that are read at once of an entry with many. */
+const piecesSize = 500;
 /** What the entries of one message may weigh, but for a single one that is heavier. Of messages a slow reader has many on the way. */
 const messageWeight = 256 * 1024;
 
@@ -45,6 +50,8 @@ const exportedRow = entryRow.extend({
   snapshot: z.string(),
   late: z.boolean(),
 });
+
+type ExportedRow = z.output<typeof exportedRow>;
 
 /** Longer than any call's transaction lives: its deadline is at most a minute. */
 const settled = sql.fragment`interval '3 minutes'`;
@@ -61,9 +68,10 @@ const overtaken =
 const { way, behind } = directions.oldestFirst;
 
 /** The next entries behind a place, those that were overtaken first. */
-const pageBehind = (place: Place, orgId: string | undefined, filterText: string) => {
+const pageBehind = (place: Place, size: number, orgId: string | undefined, filterText: string) => {
   const filter = parseFilter(filterText);
   const holds = conditionOf(filter, filterText, fields, orgId !== undefined);
+  const limit = sql.fragment`limit ${size}`;
   const asked = { orgId, holds, filtered: filter !== null, way, limit };
   const next = sql.fragment`
     select e.*, false as late from (${entriesIn(asked, behind(place ?? null))}) e`;
@@ -80,6 +88,15 @@ const pageBehind = (place: Place, orgId: string | undefined, filterText: string)
     order by e.create_time, e.id`;
 };
 
+const placeOf = ({ position, id, snapshot }: ExportedRow): Place => [position, id, snapshot];
+
+/** The place behind a whole page: nothing that was overtaken is left before it. */
+const placeAfter = (place: Place, rows: readonly ExportedRow[]): Place => {
+  const last = rows.at(-1);
+  if (!last) return place;
+  return place && last.late ? [place[0], place[1], last.snapshot] : placeOf(last);
+};
+
 /** An entry as often as it takes to send all its changes. */
 async function* piecesOf(entry: Entry, context: HandlerContext): AsyncGenerator<Entry> {
   const orgId = maybeOrgId(context);
@@ -87,7 +104,7 @@ async function* piecesOf(entry: Entry, context: HandlerContext): AsyncGenerator<
   let changes: Entry["changes"] = [];
   let weight = 0;
   for (;;) {
-    const query = changesBehind(entry.id, orgId, after, sql.literalValue(`${pageSize}`));
+    const query = changesBehind(entry.id, orgId, after, piecesSize);
     const rows = await unitOfWork(context).many(query, { prepare: false });
     for (const row of rows) {
       const change = toChange(row);
@@ -100,11 +117,80 @@ async function* piecesOf(entry: Entry, context: HandlerContext): AsyncGenerator<
       weight += more;
     }
     const last = rows.at(-1);
-    if (last === undefined || rows.length < pageSize) break;
+    if (last === undefined || rows.length < piecesSize) break;
     after = last.id;
   }
   yield { ...entry, changes };
 }
+
+const lengthDelimited = WireType.LengthDelimited;
+
+/** A value as google.protobuf.Value has it, written behind its tag. */
+const writeValue = (writer: BinaryWriter, value: JsonValue): void => {
+  switch (typeof value) {
+    case "number":
+      writer.tag(2, WireType.Bit64).double(value);
+      return;
+    case "string":
+      writer.tag(3, lengthDelimited).string(value);
+      return;
+    case "boolean":
+      writer.tag(4, WireType.Varint).bool(value);
+      return;
+  }
+  if (value === null) {
+    writer.tag(1, WireType.Varint).int32(0);
+  } else if (Array.isArray(value)) {
+    writer.tag(6, lengthDelimited).fork();
+    for (const inner of value) {
+      writer.tag(1, lengthDelimited).fork();
+      writeValue(writer, inner);
+      writer.join();
+    }
+    writer.join();
+  } else {
+    writer.tag(5, lengthDelimited);
+    writeStruct(writer, value);
+  }
+};
+
+const writeStruct = (writer: BinaryWriter, value: JsonObject): void => {
+  writer.fork();
+  for (const [name, inner] of Object.entries(value)) {
+    writer.tag(1, lengthDelimited).fork();
+    writer.tag(1, lengthDelimited).string(name);
+    writer.tag(2, lengthDelimited).fork();
+    writeValue(writer, inner);
+    writer.join().join();
+  }
+  writer.join();
+};
+
+/** A field that is a google.protobuf.Struct, as bytes. */
+const structField = (no: number, value: JsonObject) => {
+  const writer = new BinaryWriter();
+  writeStruct(writer, value);
+  return { no, wireType: lengthDelimited, data: writer.finish() };
+};
+
+/** A change whose `before` and `after` are bytes already: the generated code takes several times as long for them. */
+const changeInWire = ({ before, after, ...rest }: Change) => {
+  const change = create(AuditChangeSchema, rest);
+  change.$unknown = [
+    ...(before ? [structField(AuditChangeSchema.field.before.number, before)] : []),
+    ...(after ? [structField(AuditChangeSchema.field.after.number, after)] : []),
+  ];
+  return change;
+};
+
+const inWire = (entry: Entry) => ({ ...entry, changes: entry.changes.map(changeInWire) });
+
+/** How many entries to read next: where they are heavy fewer, so that memory stays the same. */
+const sizeAfter = (size: number, rows: readonly unknown[]): number => {
+  const bytes = heavy.get(rows);
+  const fitting = bytes ? (rows.length * pageWeight) / bytes : mostSize;
+  return Math.max(1, Math.min(mostSize, 2 * size, Math.floor(fitting)));
+};
 
 type AuditExports = Pick<ServiceImpl<typeof AuditService>, "exportAuditEntries">;
 
@@ -115,14 +201,22 @@ export const auditExports = {
     const binding = `${context.method.name}\n${orgId ?? ""}`;
     let place = position === "" ? undefined : (opened(pageKey, binding, position) as Place);
     if (position !== "" && !place) throw fail("EXPORT_POSITION_INVALID", { field: "position" });
-    const message = (auditEntries: Entry[]): Message => ({
-      auditEntries,
+    const message = (entries: Entry[]): Message => ({
+      auditEntries: entries.map(inWire),
       position: place ? sealed(pageKey, binding, place) : "",
     });
-    let more = true;
-    for (let first = true; more; first = false) {
-      const query = pageBehind(place, orgId, filter);
-      const rows = await unitOfWork(context).many(query, { prepare: false });
+    const read = (from: Place, size: number) =>
+      unitOfWork(context).many(pageBehind(from, size, orgId, filter), { prepare: false });
+    let size = firstSize;
+    let reading: ReturnType<typeof read> | undefined = read(place, size);
+    for (let first = true; reading; first = false) {
+      const rows: readonly ExportedRow[] = await reading;
+      const behindAll = placeAfter(place, rows);
+      const full = rows.filter(({ late }) => !late).length === size;
+      size = sizeAfter(size, rows);
+      // The next page is read while this one is sent; what goes wrong is told when it is its turn.
+      reading = full ? read(behindAll, size) : undefined;
+      reading?.catch(() => {});
       const weighing = heavy.has(rows);
       let entries: Entry[] = [];
       let weight = 0;
@@ -140,12 +234,9 @@ export const auditExports = {
         } else {
           for await (const piece of piecesOf(entry, context)) yield message([piece]);
         }
-        if (!row.late) place = [row.position, row.id, row.snapshot];
+        if (!row.late) place = placeOf(row);
       }
-      // Nothing that was overtaken is left before the place.
-      const last = rows.at(-1);
-      if (place && last?.late) place = [place[0], place[1], last.snapshot];
-      more = rows.filter(({ late }) => !late).length === pageSize;
+      place = behindAll;
       if (rows.length > 0 || first) yield message(entries);
     }
   },

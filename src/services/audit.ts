@@ -72,7 +72,7 @@ export const toBareEntry = (row: z.output<typeof bareEntryRow>) => ({
 
 export const toEntry = (row: z.output<typeof entryRow>) => ({
   ...toBareEntry(row),
-  changes: row.changes,
+  changes: row.changes.slice(0, shownChanges),
 });
 
 /**
@@ -83,17 +83,20 @@ export const toEntry = (row: z.output<typeof entryRow>) => ({
 export const entryColumns = sql.fragment`
   e.id, e.org_id, e.subject, e.kind, e.on_behalf_of, e.method, e.correlation_id, e.outcome, e.reason,
   e.operator_reason, e.create_time, e.create_time::text as position, c.change_count, c.changes`;
+const visible = sql.fragment`
+  a.entry_id = e.id and a.create_time = e.create_time
+  and (not a.copied or (select roster.current_org()) is not null)`;
 export const changesJoin = sql.fragment`
   cross join lateral (
-    select count(*)::int as change_count,
-      coalesce(jsonb_agg(to_jsonb(shown) - 'number' order by shown.number)
-        filter (where shown.number <= ${shownChanges}), '[]') as changes
+    select coalesce(json_agg(shown), '[]') as changes,
+      case
+        when count(*) <= ${shownChanges} then count(*)::int
+        else (select count(*)::int from roster.audit_changes a where ${visible})
+      end as change_count
     from (
-      select row_number() over (order by a.resource_type, a.resource_id) as number, a.org_id,
-        a.resource_type, a.resource_id, a.kind, a.before, a.after, a.changed_fields
-      from roster.audit_changes a
-      where a.entry_id = e.id and a.create_time = e.create_time
-        and (not a.copied or (select roster.current_org()) is not null)) shown) c`;
+      select a.org_id, a.resource_type, a.resource_id, a.kind, a.before, a.after, a.changed_fields
+      from roster.audit_changes a where ${visible}
+      order by a.resource_type, a.resource_id limit ${shownChanges + 1}) shown) c`;
 
 /** Holds for an entry that changed something for which a condition on `audit_changes a` holds. */
 const changing = (condition: FragmentSqlToken) => sql.fragment`
