@@ -203,7 +203,11 @@ export const fail = (
   const { code, message, resource } = rules[reason];
   const most = code === Code.InvalidArgument ? requestLength : idsLength;
   const metadata: Metadata = Object.fromEntries(
-    Object.entries(variables).map(([name, value]) => [name, cut(value, most)]),
+    // What may stand in a filter's place is ours to say, and is said whole.
+    Object.entries(variables).map(([name, value]) => [
+      name,
+      cut(value, name === "allowed" ? idsLength : most),
+    ]),
   );
   const text = message(metadata);
   const error = new ConnectError(text, code);

@@ -1,5 +1,8 @@
 import { randomUUID } from "node:crypto";
+import { subscribe, unsubscribe } from "node:diagnostics_channel";
+import pg from "pg";
 import { describe, expect, test } from "vitest";
+import type { Step } from "../src/database/exchange.ts";
 import { ActorKind, AuditOutcome } from "../src/gen/roster/v1/audit_pb.ts";
 import { log, methodsOf, newest } from "./audit-log.ts";
 import { flushesOfRead, type Harness, refusal, useHarness } from "./harness.ts";
@@ -54,6 +57,26 @@ describe("An operator's read", () => {
     const { teams } = await support(harness.current);
     const cost = await harness.current.flushesOf(() => teams.getTeam({ orgId, teamId: team.id }));
     expect(cost).toBe(flushesOfRead);
+  });
+
+  test("can change nothing behind its entry, whatever statement is sent", async () => {
+    const { orgId, team } = await tenantWithTeam(harness.current);
+    const { teams } = await support(harness.current);
+    const entering: Step[] = [];
+    const listen = (steps: unknown): void => {
+      entering.push(...(steps as Step[]).filter(({ text }) => text.includes("roster.enter(")));
+    };
+    subscribe("roster:flush", listen);
+    await teams.getTeam({ orgId, teamId: team.id });
+    unsubscribe("roster:flush", listen);
+    const [step] = entering;
+    const client = new pg.Client({ connectionString: harness.current.urls.app });
+    await client.connect();
+    await client.query("begin");
+    await client.query(step?.text ?? "", [...(step?.values ?? [])]);
+    const write = client.query("update roster.teams set name = 'Spoilt'");
+    await expect(write).rejects.toMatchObject({ code: "25006" });
+    await client.end();
   });
 
   test("of many pages is one entry", async () => {

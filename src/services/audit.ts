@@ -112,8 +112,8 @@ export const fields: Fields = {
   outcome: oneOf(sql.fragment`e.outcome`, ["SUCCEEDED", "DENIED"]),
   reason: text(sql.fragment`e.reason`),
   correlation_id: text(sql.fragment`e.correlation_id`),
-  operator_reason: text(sql.fragment`e.operator_reason`),
   create_time: time(sql.fragment`e.create_time`),
+  operator_reason: text(sql.fragment`e.operator_reason`),
   "changes.resource_type": ofSome(text(sql.fragment`a.resource_type`), changing),
   "changes.resource_id": ofSome(text(sql.fragment`a.resource_id`), changing),
 };

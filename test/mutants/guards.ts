@@ -1,5 +1,6 @@
 import type { Guard } from "./guard.ts";
 import { access } from "./guards-of-access.ts";
+import { audit } from "./guards-of-audit.ts";
 import { invitations } from "./guards-of-invitations.ts";
 import { limits } from "./guards-of-limits.ts";
 import { log } from "./guards-of-log.ts";
@@ -21,6 +22,7 @@ export const guards: readonly Guard[] = [
   ...teams,
   ...teamMembers,
   ...log,
+  ...audit,
   ...requests,
   ...ends,
 ];
