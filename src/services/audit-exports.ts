@@ -98,13 +98,16 @@ const placeAfter = (place: Place, rows: readonly ExportedRow[]): Place => {
 };
 
 /** An entry as often as it takes to send all its changes. */
-async function* piecesOf(entry: Entry, context: HandlerContext): AsyncGenerator<Entry> {
-  const orgId = maybeOrgId(context);
+async function* piecesOf(
+  entry: Entry,
+  time: string,
+  context: HandlerContext,
+): AsyncGenerator<Entry> {
   let after: string = firstId;
   let changes: Entry["changes"] = [];
   let weight = 0;
   for (;;) {
-    const query = changesBehind(entry.id, orgId, after, piecesSize);
+    const query = changesBehind(entry.id, time, after, piecesSize);
     const rows = await unitOfWork(context).many(query, { prepare: false });
     for (const row of rows) {
       const change = toChange(row);
@@ -232,7 +235,7 @@ export const auditExports = {
           entries.push(entry);
           weight += own;
         } else {
-          for await (const piece of piecesOf(entry, context)) yield message([piece]);
+          for await (const piece of piecesOf(entry, row.position, context)) yield message([piece]);
         }
         if (!row.late) place = placeOf(row);
       }

@@ -1,5 +1,5 @@
 import type { JsonObject } from "@bufbuild/protobuf";
-import type { ServiceImpl } from "@connectrpc/connect";
+import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { z } from "zod";
 import { maybeOrgId, unitOfWork } from "../context.ts";
 import type { Page } from "../database/page.ts";
@@ -194,22 +194,35 @@ const noEntry = (auditEntryId: string) => () =>
 
 const placedChangeRow = changeRow.extend({ id: z.string() });
 
-/** Changes of an entry behind one of them, by the key of the table: each page costs the same, however many there are. */
+/**
+ * Changes of an entry that was made at a time, behind one of them, by the key of the table: each page costs the same,
+ * however many there are. By equality with the entry PostgreSQL would take the index of entries, and sort all of its
+ * changes for one page.
+ */
 export const changesBehind = (
   auditEntryId: string,
-  orgId: string | undefined,
+  time: string,
   after: string,
   limit: FragmentSqlToken | number,
 ) => sql.type(placedChangeRow)`
-  select a.* from roster.audit_entries e
-  cross join lateral (
-    select a.id, a.org_id, a.resource_type, a.resource_id, a.kind, a.before, a.after, a.changed_fields
-    from roster.audit_changes a
-    where a.create_time = e.create_time and a.entry_id = e.id and a.id > ${after}::uuid
-      and (not a.copied or (select roster.current_org()) is not null)
-    order by a.id limit ${limit}) a
-  where ${seen(auditEntryId, orgId)}
-  order by a.id`;
+  select a.id, a.org_id, a.resource_type, a.resource_id, a.kind, a.before, a.after, a.changed_fields
+  from roster.audit_changes a
+  where a.create_time = ${time}::timestamptz and a.id > ${after}::uuid
+    and a.entry_id is not distinct from ${auditEntryId}::uuid
+    and (not a.copied or (select roster.current_org()) is not null)
+  order by a.id limit ${limit}`;
+
+/** When an entry was made, as PostgreSQL compares it. @throws AUDIT_ENTRY_NOT_FOUND */
+const timeOf = async (auditEntryId: string, context: HandlerContext): Promise<string> => {
+  const { position } = await unitOfWork(context).one(
+    sql.type(z.object({ position: z.string() }))`
+      select e.create_time::text as position from roster.audit_entries e
+      where ${seen(auditEntryId, maybeOrgId(context))}`,
+    noEntry(auditEntryId),
+    { prepare: false },
+  );
+  return position;
+};
 
 type AuditLog = Omit<ServiceImpl<typeof AuditService>, "exportAuditEntries">;
 
@@ -252,21 +265,13 @@ export const auditLog = {
   async listAuditChanges(request, context) {
     const { auditEntryId } = request;
     const page = pageOf(context, request);
-    const orgId = maybeOrgId(context);
-    const [after = firstId] = page.after ?? [];
+    const [time, after] = page.after ?? [await timeOf(auditEntryId, context), firstId];
     const rows = await unitOfWork(context).many(
-      changesBehind(auditEntryId, orgId, after, page.limit),
+      changesBehind(auditEntryId, time ?? "", after ?? "", page.limit),
       { prepare: false },
     );
-    // An entry without a change is there all the same.
-    if (rows.length === 0)
-      await unitOfWork(context).one(
-        sql.type(z.object({ id: z.string() }))`
-          select e.id from roster.audit_entries e where ${seen(auditEntryId, orgId)}`,
-        noEntry(auditEntryId),
-        { prepare: false },
-      );
-    const { items, nextPageToken } = page.finish(rows, (row) => [row.id], toChange);
+    const cursor = ({ id }: { id: string }) => [time ?? "", id];
+    const { items, nextPageToken } = page.finish(rows, cursor, toChange);
     return { auditChanges: items, nextPageToken };
   },
 } satisfies AuditLog;
