@@ -64,9 +64,6 @@ export interface Claim {
 /** Puts into a mutation's answer what is not kept of it. */
 export type Completion = (answer: Message) => void;
 
-/** Whether operators must say why they call. */
-export type OperatorReason = "optional" | "required";
-
 /** What handlers need of the configuration. */
 export interface Settings {
   /** Seals page tokens. */

@@ -1,10 +1,10 @@
 /** The whole process on one screen: database → corridor → port, and how it stops. */
 import type { Logger } from "pino";
 import { type DatabaseUrls, directoryPoolSize } from "./config.ts";
-import type { OperatorReason } from "./context.ts";
 import { checkDatabase } from "./database/check.ts";
 import { tokenKey } from "./database/page.ts";
 import { openPool } from "./database/pool.ts";
+import type { OperatorReason } from "./interceptors/audit.ts";
 import type { DeadlineLimits } from "./interceptors/deadline.ts";
 import { operatorsOnly, type Trust, Verifier } from "./interceptors/identity.ts";
 import { corridor } from "./interceptors/index.ts";

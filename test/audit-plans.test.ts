@@ -15,7 +15,7 @@ const load = (orgId: string): string => `
   set local session_replication_role = replica;
   create temporary table log on commit drop as
     select n, gen_random_uuid() as id,
-      now() - make_interval(mins => n) + case when n % 2 = 0 then interval '1 month' else interval '0' end as create_time,
+      now() - make_interval(mins => n) + case n % 2 when 0 then interval '1 month' else '0' end as create_time,
       case when n % 10 > 0 then '${orgId}'::uuid else md5('org' || n % 100)::uuid end as org_id
     from generate_series(1, ${count}) n;
   insert into roster.audit_entries (id, org_id, subject, kind, method, correlation_id, create_time)

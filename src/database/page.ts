@@ -98,7 +98,7 @@ export class Page {
     return { items, nextPageToken };
   }
 
-  /** A cursor holds what orders a row, such as a name, and the row that a page ends with may be left out of the list. */
+  /** A cursor holds what orders a row, such as a name, and the list may leave the page's last row out. */
   private seal(cursor: readonly string[]): string {
     const expires = Math.floor(Date.now() / 1000) + lifetimeSeconds;
     return sealed(this.secret, this.binding, [expires, ...cursor]);

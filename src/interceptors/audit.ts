@@ -1,16 +1,11 @@
 import { MethodOptions_IdempotencyLevel as Idempotency } from "@bufbuild/protobuf/wkt";
 import type { Interceptor } from "@connectrpc/connect";
 import { v7 as uuid } from "uuid";
-import {
-  type Access,
-  accessOf,
-  type Caller,
-  callerOf,
-  correlationIdOf,
-  keys,
-  type OperatorReason,
-} from "../context.ts";
+import { type Access, accessOf, type Caller, callerOf, correlationIdOf, keys } from "../context.ts";
 import { fail } from "../errors.ts";
+
+/** Whether operators must say why they call. */
+export type OperatorReason = "optional" | "required";
 
 const reasonHeader = "roster-reason";
 /** As much of it as may be, of what gRPC allows in metadata. */

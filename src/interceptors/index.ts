@@ -1,9 +1,9 @@
 /** The corridor: what every call passes, outermost first, each with the reason for its place. */
 import type { Interceptor } from "@connectrpc/connect";
 import type { Logger } from "pino";
-import { keys, type OperatorReason, type Settings } from "../context.ts";
+import { keys, type Settings } from "../context.ts";
 import { access } from "./access.ts";
-import { audit } from "./audit.ts";
+import { audit, type OperatorReason } from "./audit.ts";
 import { type DeadlineLimits, deadline } from "./deadline.ts";
 import { denials } from "./denials.ts";
 import { errors } from "./errors.ts";

@@ -36,7 +36,10 @@ type Change = Entry["changes"][number];
 const [firstSize, mostSize, pageWeight] = [250, 1_000, 1024 * 1024];
 /** Changes that are read at once of an entry with many. */
 const piecesSize = 500;
-/** What the entries of one message may weigh, but for a single one that is heavier. Of messages a slow reader has many on the way. */
+/**
+ * What the entries of one message may weigh, but for a single one that is heavier. Of messages a slow reader has many
+ * on the way.
+ */
 const messageWeight = 256 * 1024;
 
 /**
