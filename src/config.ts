@@ -18,6 +18,8 @@ export interface Config {
   readonly purgeAfterDays: number;
   /** How long the audit log that belongs to no org is kept; 0: for good. */
   readonly auditRetentionDays: number;
+  /** Whether operators must say why they call. */
+  readonly operatorReason: "optional" | "required";
   readonly dataDir: string;
   readonly logLevel: string;
 }
@@ -112,6 +114,7 @@ const variables = {
   TOKEN_SECRET: z.string().min(32, "must be at least 32 characters").optional(),
   PURGE_AFTER_DAYS: whole(1, 3650),
   AUDIT_RETENTION_DAYS: whole(0, 36500),
+  OPERATOR_REASON: z.enum(["optional", "required"], "must be optional or required"),
   ALLOW_CLEARTEXT: flag,
   ROSTER_DATA_DIR: z.string().min(1),
   LOG_LEVEL: z.enum(
@@ -129,6 +132,7 @@ const defaults: Readonly<Record<string, string>> = {
   JWT_ORG_CLAIM: "org",
   PURGE_AFTER_DAYS: "30",
   AUDIT_RETENTION_DAYS: "0",
+  OPERATOR_REASON: "optional",
   ALLOW_CLEARTEXT: "0",
   ROSTER_DATA_DIR: ".roster",
   LOG_LEVEL: "info",
@@ -334,6 +338,7 @@ export const readConfig = (environment: NodeJS.ProcessEnv = process.env): Config
     tokenSecret: v.TOKEN_SECRET,
     purgeAfterDays: v.PURGE_AFTER_DAYS,
     auditRetentionDays: v.AUDIT_RETENTION_DAYS,
+    operatorReason: v.OPERATOR_REASON,
     dataDir: v.ROSTER_DATA_DIR,
     logLevel: v.LOG_LEVEL,
   };

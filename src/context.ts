@@ -46,12 +46,15 @@ export interface Access {
   newOrgId?: string;
 }
 
-/** What a mutation's audit entry tells. */
+/** What the audit entry of a mutation, or of an operator's read, tells. */
 export interface Entry {
+  /** A mutation's; a read has one for each try. */
   readonly id: string;
   /** Such as `roster.v1.TeamService/CreateTeam`. */
   readonly method: string;
   readonly correlationId: string;
+  /** Why an operator calls, empty where they need not say; undefined for everyone else. */
+  readonly operatorReason: string | undefined;
 }
 
 /** How a mutation that may be sent again is claimed before it writes, and its answer kept as it commits. */

@@ -85,6 +85,13 @@ const rules: Readonly<Record<Reason, Rule>> = {
     (m) =>
       `metadata \`${m.field}\` must be a token as a response of this service brought it, sent once`,
   ),
+  EXPORT_POSITION_INVALID: invalid(
+    () => "position: not one that an export of this log sent; start with an empty one",
+  ),
+  OPERATOR_REASON_REQUIRED: invalid((m) => `say why you call, in metadata \`${m.key}\``),
+  OPERATOR_REASON_INVALID: invalid(
+    (m) => `metadata \`${m.key}\` must be at most 200 characters of printable ASCII`,
+  ),
   FILTER_INVALID: misread,
   ORDER_BY_INVALID: misread,
   VALUE_TOO_LARGE: invalid((m) => `${m.field}: ${m.rule}`),
@@ -211,7 +218,11 @@ export const fail = (
   const { code, message, resource } = rules[reason];
   const most = code === Code.InvalidArgument ? requestLength : idsLength;
   const metadata: Metadata = Object.fromEntries(
-    Object.entries(variables).map(([name, value]) => [name, cut(value, most)]),
+    // What may stand in a filter's place is ours to say, and is said whole.
+    Object.entries(variables).map(([name, value]) => [
+      name,
+      cut(value, name === "allowed" ? idsLength : most),
+    ]),
   );
   const text = message(metadata);
   const error = new ConnectError(text, code);

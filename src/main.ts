@@ -6,6 +6,7 @@ import { ConsistencyTokens } from "./database/consistency.ts";
 import { Feed, type FeedLimits } from "./database/feed.ts";
 import { tokenKey } from "./database/page.ts";
 import { openPool } from "./database/pool.ts";
+import type { OperatorReason } from "./interceptors/audit.ts";
 import { Replica } from "./database/replica.ts";
 import type { DeadlineLimits } from "./interceptors/deadline.ts";
 import { operatorsOnly, type Trust, Verifier } from "./interceptors/identity.ts";
@@ -27,6 +28,8 @@ export interface ServerOptions {
   readonly purgeAfterDays: number;
   /** How long the audit log that belongs to no org is kept; 0, as without it: for good. */
   readonly auditRetentionDays?: number;
+  /** Whether operators must say why they call; by default they need not. */
+  readonly operatorReason?: OperatorReason;
   /** Whether anyone who reaches the port may read the protos from it, or operators alone. */
   readonly openReflection: boolean;
   /** How long an RPC may take: by default 10 s, and a minute at most; a stream half an hour. */
@@ -86,6 +89,7 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
       sessions,
       tokens: new ConsistencyTokens(tokenKey(tokenSecret, "consistency")),
       feed,
+      operatorReason: options.operatorReason ?? "optional",
       settings: {
         pageKey: tokenKey(tokenSecret, "page"),
         positionKey: tokenKey(tokenSecret, "position"),

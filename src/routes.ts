@@ -8,7 +8,8 @@ import { OrgService } from "./gen/roster/v1/org_service_pb.ts";
 import { TeamService } from "./gen/roster/v1/team_service_pb.ts";
 import { UserService } from "./gen/roster/v1/user_service_pb.ts";
 import { accessChecks } from "./services/access.ts";
-import { auditService } from "./services/audit.ts";
+import { auditLog } from "./services/audit.ts";
+import { auditExports } from "./services/audit-exports.ts";
 import { auditProofs } from "./services/audit-proofs.ts";
 import { changeService } from "./services/changes.ts";
 import { invitationBatches } from "./services/invitation-batches.ts";
@@ -56,12 +57,14 @@ const teamService = {
 } satisfies ServiceImpl<typeof TeamService>;
 const accessService = { ...roles, ...accessChecks } satisfies ServiceImpl<typeof AccessService>;
 
+const auditService = { ...auditLog, ...auditExports, ...auditProofs } satisfies ServiceImpl<typeof AuditService>;
+
 /** Every service that this process answers. */
 export const routes: readonly Route[] = [
   { service: UserService, implementation: userService },
   { service: OrgService, implementation: orgService },
   { service: TeamService, implementation: teamService },
   { service: AccessService, implementation: accessService },
-  { service: AuditService, implementation: { ...auditService, ...auditProofs } },
+  { service: AuditService, implementation: auditService },
   { service: ChangeService, implementation: changeService },
 ];

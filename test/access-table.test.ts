@@ -103,6 +103,10 @@ AuditService.GetAuditEntry          audit.read      – –   –   – –   �
 AuditService.GetAuditEntry everywhere audit.read    ? ?   ?   ? ?   ?   ?     ?     .    .   ?    ?    .   ?    ●
 AuditService.ListAuditEntries       audit.read      – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●
 AuditService.ListAuditEntries everywhere audit.read ? ?   ?   ? ?   ?   ?     ?     .    .   ?    ?    .   ?    ●
+AuditService.ListAuditChanges       audit.read      – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●
+AuditService.ListAuditChanges everywhere audit.read ? ?   ?   ? ?   ?   ?     ?     .    .   ?    ?    .   ?    ●
+AuditService.ExportAuditEntries     audit.read      – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●
+AuditService.ExportAuditEntries everywhere audit.read ? ? ?   ? ?   ?   ?     ?     .    .   ?    ?    .   ?    ●
 AuditService.VerifyAuditLog         audit.read      – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●
 AuditService.VerifyAuditLog everywhere audit.read   ? ?   ?   ? ?   ?   ?     ?     .    .   ?    ?    .   ?    ●
 ChangeService.WatchChanges          changes.read    – –   –   – –   –   ●     ●     .    ●   ●    –    x   x    ●

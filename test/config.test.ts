@@ -47,6 +47,7 @@ describe("readConfig in development", () => {
       tokenSecret: undefined,
       purgeAfterDays: 30,
       auditRetentionDays: 0,
+      operatorReason: "optional",
       dataDir: ".roster",
       logLevel: "info",
     });
@@ -97,6 +98,7 @@ describe("readConfig in production", () => {
       JWT_ORG_CLAIM: "tenant",
       PURGE_AFTER_DAYS: "7",
       AUDIT_RETENTION_DAYS: "400",
+      OPERATOR_REASON: "required",
       ROSTER_DATA_DIR: "/data",
       LOG_LEVEL: "warn",
     };
@@ -116,6 +118,7 @@ describe("readConfig in production", () => {
       tokenSecret: production.TOKEN_SECRET,
       purgeAfterDays: 7,
       auditRetentionDays: 400,
+      operatorReason: "required",
       dataDir: "/data",
       logLevel: "warn",
     });

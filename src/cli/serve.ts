@@ -64,6 +64,7 @@ const start = async (config: Config, log: Logger): Promise<() => Promise<void>> 
       tokenSecret,
       purgeAfterDays: config.purgeAfterDays,
       auditRetentionDays: config.auditRetentionDays,
+      operatorReason: config.operatorReason,
       openReflection: config.dev,
       log,
     });

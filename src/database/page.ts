@@ -27,8 +27,8 @@ const maximumWeight = 2 * 1024 * 1024;
 
 /** Rows that weigh more than this may be more than a page carries: a message is at most four times its rows. */
 export const heavyBytes = maximumWeight / 4;
-/** Answers that were heavier. All others are spared the weighing of each row. */
-export const heavy = new WeakSet<object>();
+/** Answers that were heavier, with their bytes. All others are spared the weighing of each row. */
+export const heavy = new WeakMap<object, number>();
 
 /** What a page token is bound to beside the arguments. */
 export interface PageBinding {

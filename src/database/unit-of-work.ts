@@ -77,7 +77,7 @@ const send = async <Row extends z.ZodType>(
       bytes = weight;
     };
     const rows = await flights.run({ ...flight, received }, () => connection.any(query));
-    if (bytes > heavyBytes) heavy.add(rows);
+    if (bytes > heavyBytes) heavy.set(rows, bytes);
     return rows as readonly z.output<Row>[];
   } catch (error) {
     // A row that does not fit its schema is our fault, not the connection's.
@@ -144,18 +144,23 @@ export class ReadSession extends Session {
   private readonly entering: Entering;
   private readonly deadline: Deadline;
   private readonly replicated: Replicated | undefined;
+  /** Until a statement has left the read's entry. */
+  private recording: Entering | undefined;
 
+  /** @param recording enters in place of `entering` until a statement is answered, and leaves an entry */
   constructor(
     pool: TenantPool,
     entering: Entering,
     deadline: Deadline,
     replicated?: Replicated | undefined,
+    recording?: Entering | undefined,
   ) {
     super();
     this.pool = pool;
     this.entering = entering;
     this.deadline = deadline;
     this.replicated = replicated;
+    this.recording = recording;
   }
 
   protected async ask<Row extends z.ZodType>(
@@ -163,12 +168,18 @@ export class ReadSession extends Session {
     options: QueryOptions,
     single: boolean,
   ): Promise<readonly z.output<Row>[]> {
-    const { replicated } = this;
-    if (!replicated) return this.askPrimary(query, options, single);
-    const answer = replicated.anywhere
+    const { replicated, recording } = this;
+    const located = replicated && notingPrimary(replicated);
+    if (recording) {
+      // In one write with it others would wait until its entry is safe.
+      const rows = await this.askPrimary(recording, query, options, false, located);
+      this.recording = undefined;
+      return rows;
+    }
+    const answer = replicated?.anywhere
       ? await this.askStandby(replicated, query, options, single)
       : undefined;
-    return answer?.value ?? this.askPrimary(query, options, single, notingPrimary(replicated));
+    return answer?.value ?? this.askPrimary(this.entering, query, options, single, located);
   }
 
   private askStandby<Row extends z.ZodType>(
@@ -188,13 +199,14 @@ export class ReadSession extends Session {
 
   /** A read changes nothing, so one whose connection was lost is asked once more, by itself. */
   private async askPrimary<Row extends z.ZodType>(
+    entering: Entering,
     query: Query<Row>,
     { prepare = true }: QueryOptions,
     single: boolean,
     located?: Flight["located"],
   ): Promise<readonly z.output<Row>[]> {
     const work = (shared: boolean) => (connection: CommonQueryMethods) => {
-      const before = [this.entering(timeoutOf(this.deadline))];
+      const before = [entering(timeoutOf(this.deadline))];
       return send(connection, { before, prepare, shared, located }, query);
     };
     try {

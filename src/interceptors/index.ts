@@ -5,7 +5,7 @@ import { keys, type Settings } from "../context.ts";
 import type { ConsistencyTokens } from "../database/consistency.ts";
 import type { Feed } from "../database/feed.ts";
 import { access } from "./access.ts";
-import { audit } from "./audit.ts";
+import { audit, type OperatorReason } from "./audit.ts";
 import { consistency } from "./consistency.ts";
 import { type DeadlineLimits, deadline } from "./deadline.ts";
 import { denials } from "./denials.ts";
@@ -23,6 +23,7 @@ export interface Corridor {
   readonly verifier: Verifier;
   readonly sessions: Sessions;
   readonly tokens: ConsistencyTokens;
+  readonly operatorReason: OperatorReason;
   readonly settings: Settings;
   readonly feed: Feed;
 }
@@ -34,6 +35,7 @@ export const corridor = ({
   verifier,
   sessions,
   tokens,
+  operatorReason,
   settings,
   feed,
 }: Corridor): Interceptor[] => [
@@ -46,7 +48,7 @@ export const corridor = ({
   // No caller, no further step.
   identity(verifier),
   // Sees every refusal of a known caller, wherever behind it that comes from.
-  denials(sessions),
+  denials(sessions, log),
   // Which permission, in which org; the database will judge.
   access(),
   // What the caller has seen before, which every session behind it must have seen too.
@@ -57,8 +59,8 @@ export const corridor = ({
   idempotency(sessions),
   // One tenant-scoped session for the call.
   unitOfWork(sessions),
-  // Names the entry of a mutation, which is written when the session opens.
-  audit(),
+  // Names the entry of a mutation or of an operator's read, which is written when the session opens.
+  audit(operatorReason),
   // Innermost, because only handlers read it.
   (next) => (request) => {
     request.contextValues.set(keys.settings, settings).set(keys.feed, feed);

@@ -8,6 +8,7 @@ import {
   type UnaryRequest,
   type UnaryResponse,
 } from "@connectrpc/connect";
+import { v7 as uuid } from "uuid";
 import {
   type Access,
   accessOf,
@@ -28,6 +29,7 @@ import {
   type Replicated,
 } from "../database/unit-of-work.ts";
 import { failureOf } from "../errors.ts";
+import { isOperators } from "./audit.ts";
 import { rethrowing, through } from "./streams.ts";
 
 /** The pools of the two roles that callers come through. */
@@ -48,8 +50,33 @@ const enterDirectoryText =
 const enterInvitationText =
   "select roster.enter_invitation($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
 
-/** The statement that enters the call's tenant; with an entry it opens a mutation, without one a read. */
+/** What enters for an operator: before it their reason is set, for the entry, and behind it a read is made one. */
+const operatorsText = (text: string, reasonAt: number, reads: boolean): string => {
+  const entered = text.replace(
+    "select ",
+    `select set_config('roster.operator_reason', $${reasonAt}, true), `,
+  );
+  return reads ? `${entered}, set_config('transaction_read_only', 'on', true)` : entered;
+};
+
+/**
+ * The statement that enters the call's tenant. With an entry it opens a mutation, or an operator's read, which
+ * writes that entry and nothing else; without one a read.
+ */
 const entering = (
+  caller: Caller,
+  access: Access,
+  entry: Entry | undefined,
+  timeoutMs: number,
+  reads: boolean,
+): Step => {
+  const { text, values } = enteringAs(caller, access, entry, timeoutMs);
+  const reason = entry?.operatorReason;
+  if (reason === undefined) return { text, values };
+  return { text: operatorsText(text, values.length + 1, reads), values: [...values, reason] };
+};
+
+const enteringAs = (
   caller: Caller,
   access: Access,
   entry: Entry | undefined,
@@ -113,7 +140,7 @@ const replicatedOf = (
 export const reading = (sessions: Sessions, values: ContextValues): ReadSession => {
   const access = accessOf(values);
   const step = (timeoutMs: number): Step =>
-    entering(callerOf(values), access, undefined, timeoutMs);
+    entering(callerOf(values), access, undefined, timeoutMs, true);
   return new ReadSession(
     poolOf(sessions, access),
     step,
@@ -158,7 +185,7 @@ export interface Mutation {
 
 /**
  * Gives the call one tenant-scoped session: read-only for reads, one transaction for mutations. It opens with
- * the first statement, in the same flush.
+ * the first statement, in the same flush. Of an operator's read that statement leaves an entry.
  */
 export const unitOfWork =
   (sessions: Sessions): Interceptor =>
@@ -169,12 +196,19 @@ export const unitOfWork =
     const access = accessOf(values);
     const deadline = deadlineOf(values);
     const pool = poolOf(sessions, access);
-    let entered = false;
-    const step = (timeoutMs: number): Step => {
-      entered = true;
-      return entering(caller, access, values.get(keys.entry), timeoutMs);
-    };
     const reads = method.idempotency === Idempotency.NO_SIDE_EFFECTS;
+    let entered = false;
+    const enter = (timeoutMs: number, entry: Entry | undefined): Step => {
+      entered = true;
+      return entering(caller, access, entry, timeoutMs, reads);
+    };
+    const step = (timeoutMs: number): Step =>
+      enter(timeoutMs, reads ? undefined : values.get(keys.entry));
+    // A try whose answer was lost may have left its entry, so that the next one takes another id.
+    const recording = (timeoutMs: number): Step => {
+      const named = values.get(keys.entry);
+      return enter(timeoutMs, named && { ...named, id: uuid() });
+    };
     // Before the caller is told what is wrong with the request, they are judged.
     const refuse = async (error: unknown): Promise<never> => {
       const failure = failureOf(error);
@@ -189,7 +223,8 @@ export const unitOfWork =
       const replicated = replicatedOf(sessions, values, anywhere);
       if (!reads)
         return await mutate(request as UnaryRequest, pool, step, next as Next, replicated);
-      values.set(keys.unitOfWork, new ReadSession(pool, step, deadline, replicated));
+      const recorded = isOperators(caller, access) ? recording : undefined;
+      values.set(keys.unitOfWork, new ReadSession(pool, step, deadline, replicated, recorded));
       const response = await next(request);
       if (!response.stream) return response;
       return through(response, (messages) => rethrowing(messages, refuse));

@@ -111,7 +111,7 @@ const entriesOf = (userId: string, context: HandlerContext) =>
     context,
     firstTime,
     ([time, id]) => sql.type(bareEntryRow)`
-      select e.*, e.create_time::text as position
+      select e.*, '' as operator_reason, e.create_time::text as position
       from roster.exported_entries(${userId}, ${time}::timestamptz, ${id}::uuid, ${pageSize}) e`,
     ({ position, id }) => [position, id],
   );

@@ -73,7 +73,11 @@ export const serveGrpc = async ({
     },
     stop: (graceMs) =>
       new Promise((resolve) => {
-        const cut = setTimeout(() => server.forceShutdown(), graceMs);
+        const cut = setTimeout(() => {
+          server.forceShutdown();
+          // A session whose peer has stopped reading never says that it is closed.
+          resolve();
+        }, graceMs);
         for (const end of open) end();
         server.tryShutdown(() => {
           clearTimeout(cut);

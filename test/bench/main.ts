@@ -2,6 +2,7 @@
 import { writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { load, usual } from "./data.ts";
+import { exportName, measureExport } from "./export.ts";
 import {
   type Against,
   type Budget,
@@ -17,7 +18,7 @@ import { type Cost, openStand, type Stand } from "./stand.ts";
 const help = `usage: npm run bench -- [--only A,B] [--seconds N] [--rounds R] [--json FILE]
 
 Measures Roster, the floor and the naive composition on a database of its own, in turns.
-  --only     operations, by name: ${operations.map(({ name }) => name).join(", ")}
+  --only     operations, by name: ${[...operations.map(({ name }) => name), exportName].join(", ")}
   --seconds  length of a run, for each operation, system and round (1)
   --rounds   rounds, of which the median counts (11)
   --json     writes the rows to this file
@@ -31,7 +32,8 @@ interface ResultRow {
   readonly system: System;
   /**
    * An RPC, or what a process costs by itself: `Start`, `IdleMemory`, `LoadedMemory`, or what a mutation costs
-   * with more or less around it: `Unaudited`, `Audited`, `AuditedWithRequestId`.
+   * with more or less around it: `Unaudited`, `Audited`, `AuditedWithRequestId`. Of `ExportAuditEntries` entries
+   * are counted, not calls.
    */
   readonly operation: string;
   readonly rps: number | null;
@@ -42,7 +44,8 @@ interface ResultRow {
   /**
    * Server CPU against the floor's; of `Start`, the time until it serves against that of importing its packages; of
    * `Audited` and `AuditedWithRequestId`, server and PostgreSQL CPU against those of `Unaudited`, and of
-   * what only Roster answers against those of the calls that one call stands for.
+   * what only Roster answers against those of the calls that one call stands for; of an export, its time against
+   * that of COPY.
    */
   readonly ratio: number | null;
   /** PostgreSQL CPU against the floor's. */
@@ -200,6 +203,24 @@ const runOperation = async (
 const maximumIdleMb = 170;
 const maximumStart = 2.5;
 
+/** What has no meaning of what Roster alone does. */
+const nothing = {
+  system: "roster",
+  rps: null,
+  p50_ms: null,
+  p99_ms: null,
+  server_cpu_us: null,
+  postgres_cpu_us: null,
+  postgres_ratio: null,
+  naive_ratio: null,
+} as const;
+
+/** How fast a log is exported. */
+const exportRow = async (stand: Stand, roster: Served, rounds: number): Promise<ResultRow> => {
+  const { perSecond: rps, ratio, budget, met } = await measureExport(stand, roster, rounds);
+  return { ...nothing, operation: exportName, rps, ratio, budget, met };
+};
+
 /** What a process costs by itself: the time until it serves, and the memory it holds before any call and after all. */
 const processRows = async (stand: Stand, roster: Served, rounds: number): Promise<ResultRow[]> => {
   const loadedMb = await idleMb(roster.pid);
@@ -209,16 +230,6 @@ const processRows = async (stand: Stand, roster: Served, rounds: number): Promis
     starts.push([await stand.timeToServe(), await timeToImport()]);
   const ratio = median(starts.map(([serve, imports]) => serve / imports));
   const [serveMs, importMs] = [0, 1].map((i) => median(starts.map((times) => times[i] as number)));
-  const nothing = {
-    system: "roster",
-    rps: null,
-    p50_ms: null,
-    p99_ms: null,
-    server_cpu_us: null,
-    postgres_cpu_us: null,
-    postgres_ratio: null,
-    naive_ratio: null,
-  } as const;
   const start = `${serveMs?.toFixed(0)} ms ≤ ${maximumStart} × ${importMs?.toFixed(0)} ms of imports`;
   const memory = `${memoryMb.toFixed(0)} MB ≤ ${maximumIdleMb} MB`;
   return [
@@ -323,7 +334,8 @@ const optionsOf = () => {
       throw new Error("--rounds must be a whole number above 0");
     const names = values.only?.split(",") ?? operations.map(({ name }) => name);
     return {
-      chosen: names.map(operationOf),
+      chosen: names.filter((name) => name !== exportName).map(operationOf),
+      exports: values.only === undefined || names.includes(exportName),
       all: values.only === undefined,
       seconds,
       rounds,
@@ -334,7 +346,7 @@ const optionsOf = () => {
   }
 };
 
-const { chosen, all, seconds, rounds, json } = optionsOf();
+const { chosen, exports, all, seconds, rounds, json } = optionsOf();
 const stand = await openStand();
 try {
   await load(stand.admin, usual);
@@ -353,6 +365,11 @@ try {
     const made = rowsOf(operation, costs);
     rows.push(...made);
     for (const row of made) say(lineOf(cellsOf(row)));
+  }
+  if (exports) {
+    const made = await exportRow(stand, served.roster, Math.min(rounds, 5));
+    rows.push(made);
+    say(lineOf(cellsOf(made)));
   }
   if (all) {
     const made = [

@@ -177,7 +177,8 @@ export class Stand {
     return templates;
   }
 
-  private tokenOf(sender: string | undefined): Promise<string> {
+  /** A token of a user, or of an operator. */
+  tokenOf(sender: string | undefined): Promise<string> {
     return new SignJWT(sender === undefined ? { scope: "roster.platform" } : {})
       .setProtectedHeader({ alg: "ES256", kid: "bench" })
       .setSubject(sender ?? "service:bench")

@@ -1,5 +1,6 @@
 import type { Guard } from "./guard.ts";
 import { access } from "./guards-of-access.ts";
+import { audit } from "./guards-of-audit.ts";
 import { feed } from "./guards-of-feed.ts";
 import { freshness } from "./guards-of-freshness.ts";
 import { invitations } from "./guards-of-invitations.ts";
@@ -24,6 +25,7 @@ export const guards: readonly Guard[] = [
   ...teams,
   ...teamMembers,
   ...log,
+  ...audit,
   ...seals,
   ...freshness,
   ...feed,
