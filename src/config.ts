@@ -29,6 +29,8 @@ export interface DatabaseUrls {
   readonly directory: string;
   /** Logs in as roster_worker; undefined: this process leaves the background work to others. */
   readonly worker: string | undefined;
+  /** A standby of the same cluster, as the same user as `app`; undefined: the primary answers every read. */
+  readonly replica?: string | undefined;
 }
 
 /** Whose tokens are accepted. */
@@ -98,6 +100,7 @@ const variables = {
   DATABASE_URL: postgresUrl.optional(),
   DIRECTORY_DATABASE_URL: postgresUrl.optional(),
   WORKER_DATABASE_URL: postgresUrl.optional(),
+  REPLICA_DATABASE_URL: postgresUrl.optional(),
   MIGRATION_DATABASE_URL: postgresUrl.optional(),
   POOL_SIZE: whole(1, 500),
   DATABASE_PIPELINE: z.enum(["on", "off"], "must be on or off"),
@@ -136,6 +139,7 @@ const secrets = [
   "DATABASE_URL",
   "DIRECTORY_DATABASE_URL",
   "WORKER_DATABASE_URL",
+  "REPLICA_DATABASE_URL",
   "MIGRATION_DATABASE_URL",
   "TOKEN_SECRET",
 ];
@@ -151,6 +155,12 @@ const schema = z.object(variables);
 type Values = z.output<typeof schema>;
 type Name = keyof typeof variables;
 type Given = (name: Name) => boolean;
+
+/** Whom a database URL logs in as. A parameter goes before the user that stands ahead of the host. */
+const userOf = (text: string): string => {
+  const { searchParams, username } = new URL(text);
+  return searchParams.getAll("user").at(-1) || username;
+};
 
 /** What is wrong between variables, each of which may be right by itself. */
 const faultsBetween = (v: Values, given: Given, production: boolean): string[] => {
@@ -174,6 +184,19 @@ const faultsBetween = (v: Values, given: Given, production: boolean): string[] =
       given("WORKER_DATABASE_URL") && !given("DATABASE_URL"),
       "DATABASE_URL",
       "must be set beside WORKER_DATABASE_URL; it logs in as roster_app",
+    ],
+    [
+      given("REPLICA_DATABASE_URL") && !given("DATABASE_URL"),
+      "DATABASE_URL",
+      "must be set beside REPLICA_DATABASE_URL, which names a standby of it",
+    ],
+    [
+      // The start looks at the rights of DATABASE_URL's user alone.
+      v.REPLICA_DATABASE_URL !== undefined &&
+        v.DATABASE_URL !== undefined &&
+        userOf(v.REPLICA_DATABASE_URL) !== userOf(v.DATABASE_URL),
+      "REPLICA_DATABASE_URL",
+      "must log in as the user of DATABASE_URL",
     ],
     [
       keys && !given("JWT_ISSUER"),
@@ -298,6 +321,7 @@ export const readConfig = (environment: NodeJS.ProcessEnv = process.env): Config
             app: v.DATABASE_URL,
             directory: v.DIRECTORY_DATABASE_URL,
             worker: v.WORKER_DATABASE_URL,
+            replica: v.REPLICA_DATABASE_URL,
           }
         : undefined,
     migrationUrl: v.MIGRATION_DATABASE_URL,

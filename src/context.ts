@@ -2,6 +2,7 @@
 import type { KeyObject } from "node:crypto";
 import type { Message } from "@bufbuild/protobuf";
 import { type ContextKey, type ContextValues, createContextKey } from "@connectrpc/connect";
+import type { Sight } from "./database/consistency.ts";
 import type { Step } from "./database/exchange.ts";
 import type { Deadline } from "./database/pool.ts";
 import type { UnitOfWork } from "./database/sql.ts";
@@ -83,6 +84,8 @@ export const keys = {
   unitOfWork: key<UnitOfWork>(),
   entry: key<Entry>(),
   claim: key<Claim>(),
+  /** What the call sees; undefined where there is no replica. */
+  sight: key<Sight>(),
   completion: key<Completion>(),
   settings: key<Settings>(),
 };

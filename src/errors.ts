@@ -81,6 +81,10 @@ const rules: Readonly<Record<Reason, Rule>> = {
   PAGE_TOKEN_INVALID: invalid(
     () => "page_token: not valid for this request; start with the first page",
   ),
+  CONSISTENCY_TOKEN_INVALID: invalid(
+    (m) =>
+      `metadata \`${m.field}\` must be a token as a response of this service brought it, sent once`,
+  ),
   FILTER_INVALID: misread,
   ORDER_BY_INVALID: misread,
   VALUE_TOO_LARGE: invalid((m) => `${m.field}: ${m.rule}`),

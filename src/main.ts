@@ -2,8 +2,10 @@
 import type { Logger } from "pino";
 import { type DatabaseUrls, directoryPoolSize } from "./config.ts";
 import { checkDatabase } from "./database/check.ts";
+import { ConsistencyTokens } from "./database/consistency.ts";
 import { tokenKey } from "./database/page.ts";
 import { openPool } from "./database/pool.ts";
+import { Replica } from "./database/replica.ts";
 import type { DeadlineLimits } from "./interceptors/deadline.ts";
 import { operatorsOnly, type Trust, Verifier } from "./interceptors/identity.ts";
 import { corridor } from "./interceptors/index.ts";
@@ -56,9 +58,13 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
     checkDatabase(database.app, "roster_app"),
     checkDatabase(database.directory, "roster_directory"),
   ]);
-  const [app, directory] = await Promise.all([
+  const [app, directory, standby] = await Promise.all([
     openPool(database.app, { size: poolSize, pipeline }),
     openPool(database.directory, { size: directoryPoolSize(poolSize), pipeline }),
+    // Nobody looks at it now: it may be down, and is safe as the primary is while it follows that.
+    database.replica === undefined
+      ? undefined
+      : openPool(database.replica, { size: poolSize, pipeline }),
   ]);
   const verifier = new Verifier(trust);
   const server = await serveGrpc({
@@ -68,7 +74,8 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
       log,
       deadlines: options.deadlines ?? usualDeadlines,
       verifier,
-      sessions: { app, directory },
+      sessions: { app, directory, replica: standby && new Replica(standby) },
+      tokens: new ConsistencyTokens(tokenKey(tokenSecret, "consistency")),
       settings: {
         pageKey: tokenKey(tokenSecret, "page"),
         invitationKey: tokenKey(tokenSecret, "invitation"),
@@ -83,11 +90,12 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
       : startJobs(database.worker, log, { auditRetentionDays });
   return {
     port: server.port,
-    roundTrips: () => app.roundTrips.count + directory.roundTrips.count,
+    roundTrips: () =>
+      [app, directory, standby].reduce((sum, pool) => sum + (pool?.roundTrips.count ?? 0), 0),
     stop: async () => {
       server.setServing(false);
       await server.stop(graceMs);
-      await Promise.all([app.end(), directory.end(), jobs?.stop()]);
+      await Promise.all([app.end(), directory.end(), standby?.end(), jobs?.stop()]);
     },
   };
 };

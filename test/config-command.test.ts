@@ -8,8 +8,8 @@ import { folder, roster } from "./command.ts";
 vi.setConfig({ testTimeout: 60_000 });
 
 const canary = (): string => `canary${randomBytes(12).toString("hex")}`;
-const canaries = Array.from({ length: 7 }, canary);
-const [app, directory, query, migrator, tokenSecret, keyParameter, fragment] = canaries;
+const canaries = Array.from({ length: 8 }, canary);
+const [app, directory, query, migrator, tokenSecret, keyParameter, fragment, replica] = canaries;
 const fileOf = (name: string, text: string): string => {
   const path = join(folder, name);
   writeFileSync(path, text);
@@ -20,6 +20,7 @@ const env = {
   DATABASE_URL: `postgres://roster_app:${app}@db/roster?sslmode=require&password=${query}`,
   DIRECTORY_DATABASE_URL: `postgres://roster_directory:%41${directory}@db/roster`,
   MIGRATION_DATABASE_URL_FILE: fileOf("url", `postgres://m:${migrator}@db/roster\n`),
+  REPLICA_DATABASE_URL_FILE: fileOf("replica", `postgres://roster_app:${replica}@replica/roster\n`),
   TOKEN_SECRET_FILE: fileOf("secret", `${tokenSecret}${tokenSecret}\n`),
   JWKS_URL: `https://issuer.example/keys?code=${keyParameter}#${fragment}`,
   JWT_ISSUER: "https://issuer.example",
@@ -48,6 +49,10 @@ describe("config", () => {
       DATABASE_URL: ["postgres://roster_app:***@db/roster?sslmode=require&password=***", "set"],
       DIRECTORY_DATABASE_URL: ["postgres://roster_directory:***@db/roster", "set"],
       WORKER_DATABASE_URL: ["–", "not set"],
+      REPLICA_DATABASE_URL: [
+        `postgres://roster_app:***@replica/roster`,
+        `file ${env.REPLICA_DATABASE_URL_FILE}`,
+      ],
       MIGRATION_DATABASE_URL: [
         "postgres://m:***@db/roster",
         `file ${env.MIGRATION_DATABASE_URL_FILE}`,

@@ -121,6 +121,21 @@ describe("readConfig in production", () => {
     });
   });
 
+  test("takes a replica beside its primary, as the same user", () => {
+    const { DATABASE_URL: _url, DIRECTORY_DATABASE_URL: _directory, ...rest } = production;
+    const replica = "postgres://roster_app:b@replica/roster";
+    const config = readConfig({ ...production, REPLICA_DATABASE_URL: replica });
+    expect(config.database?.replica).toBe(replica);
+    expect(faultsOf({ ...rest, ROSTER_DEV: "1", REPLICA_DATABASE_URL: replica })).toEqual([
+      "DATABASE_URL",
+    ]);
+    const others = ["postgres://postgres@replica/roster", "postgres://replica/roster"];
+    for (const other of [...others, `${replica}?user=postgres`])
+      expect(faultsOf({ ...production, REPLICA_DATABASE_URL: other })).toEqual([
+        "REPLICA_DATABASE_URL",
+      ]);
+  });
+
   test("demands databases, keys and a secret, and says so at once", () => {
     expect(faultsOf({})).toEqual(["DATABASE_URL", "JWKS_URL", "TOKEN_SECRET"]);
   });

@@ -51,7 +51,12 @@ describe("README", () => {
     const tour = text.slice(text.indexOf("## A tour"), text.indexOf("## What it does"));
     const lines = [...tour.matchAll(/```sh\n([\s\S]*?)```/g)].map(([, block]) => block).join("");
     const { address, dataDir } = await startDevelopment();
-    const script = `set -euo pipefail\n${lines.replaceAll("127.0.0.1:50051", address)}`;
+    // What npx finds, without the half second that npm takes to find it.
+    const npx = [
+      'npx() { shift; if [ "$1" = roster ]; then shift; node src/cli/roster.js "$@";',
+      'else "node_modules/.bin/$@"; fi; }',
+    ].join(" ");
+    const script = `set -euo pipefail\n${npx}\n${lines.replaceAll("127.0.0.1:50051", address)}`;
     const { stdout, stderr } = await promisify(execFile)("bash", ["-c", script], {
       cwd: root,
       env: { ...process.env, ROSTER_DATA_DIR: dataDir },

@@ -1,7 +1,7 @@
 import { directoryPoolSize, type Inspection, inspectConfig } from "../config.ts";
 import type { Finding } from "../database/check.ts";
 import { EmbeddedError } from "../database/embedded-files.ts";
-import { examine, type Line, type Target } from "../database/examine.ts";
+import { examine, examineReplica, type Line, type Target } from "../database/examine.ts";
 import { joinDevelopmentDatabase } from "./development.ts";
 import { examineKeys } from "./keys.ts";
 
@@ -27,6 +27,7 @@ export const doctor = async (): Promise<number> => {
     ...(!named && values.ROSTER_DEV
       ? await developmentLines(inspection)
       : await examine(targetsOf(inspection))),
+    ...(await replicaLines(inspection)),
     ...(await keyLines(inspection)),
   ];
   for (const line of lines) console.log(shown(line));
@@ -61,6 +62,13 @@ const targetsOf = ({ values: v }: Inspection): readonly Target[] => {
   return named.flatMap(([name, url, role, poolSize]) =>
     url === undefined ? [] : [{ name, url, role, poolSize }],
   );
+};
+
+const replicaLines = async ({ values: v }: Inspection): Promise<readonly Line[]> => {
+  const { DATABASE_URL, REPLICA_DATABASE_URL: url, POOL_SIZE: poolSize } = v;
+  if (url === undefined || DATABASE_URL === undefined) return [];
+  const target = { name: "REPLICA_DATABASE_URL", url, role: "roster_app", poolSize } as const;
+  return examineReplica(target, DATABASE_URL);
 };
 
 const developmentLines = async (inspection: Inspection): Promise<readonly Line[]> => {

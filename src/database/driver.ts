@@ -38,6 +38,8 @@ export interface Flight {
   readonly shared?: boolean;
   /** Hears what the rows weighed on the wire, in bytes. */
   readonly received?: (bytes: number) => void;
+  /** Hears a position of the log behind the statements; null when it is not known. It is asked in the same write. */
+  readonly located?: ((position: string | null) => void) | undefined;
 }
 
 /** How the driver learns what travels with a query: Slonik hands on text and values, nothing else. */
@@ -51,16 +53,40 @@ const flushed = channel("roster:flush");
 /** Most exchanges in one write: more would save little, and the last waits for all before it. */
 const mostShared = 8;
 
+/** Asks where the log stands, behind all that its flush has done, and so with a Sync and a failure of its own. */
+const locating: Step = { text: "select roster.wal_position() as position", values: [] };
+
+const positionIn = ({ rows }: Outcome): string | null =>
+  (rows[0]?.position ?? null) as string | null;
+
+/** An exchange, and who wants to hear of a position behind it. */
+interface Asked {
+  readonly exchange: Exchange;
+  readonly located: Flight["located"];
+}
+
+/** The exchanges of one flush: where somebody wants a position, one more asks it for all of them. */
+const flushOf = (asked: readonly Asked[]): Exchange[] => {
+  const exchanges = asked.map(({ exchange }) => exchange);
+  const wanting = asked.filter(({ located }) => located !== undefined);
+  if (wanting.length === 0) return exchanges;
+  const hear = (error: Error | null, outcome: Outcome): void => {
+    const position = error ? null : positionIn(outcome);
+    for (const { located } of wanting) located?.(position);
+  };
+  return [...exchanges, new Exchange([locating], 0, true, hear)];
+};
+
 /** Gathers exchanges of one turn of the event loop, which leave in one write over the connection of the first. */
-const gatherer = (): ((exchange: Exchange, send: (exchanges: Exchange[]) => void) => void) => {
-  let open: Exchange[] | undefined;
-  return (exchange, send) => {
+const gatherer = (): ((asked: Asked, send: (asked: readonly Asked[]) => void) => void) => {
+  let open: Asked[] | undefined;
+  return (asked, send) => {
     if (open) {
-      open.push(exchange);
+      open.push(asked);
       if (open.length === mostShared) open = undefined;
       return;
     }
-    const gathered = [exchange];
+    const gathered = [asked];
     open = gathered;
     setImmediate(() => {
       if (open === gathered) open = undefined;
@@ -111,22 +137,37 @@ export const createTenantDriver = (pipeline: boolean, roundTrips: RoundTrips): D
           main: number,
           prepare: boolean,
           shared = false,
+          located?: Flight["located"],
         ): Promise<Outcome> =>
           new Promise((resolve, reject) => {
             roundTrips.count++;
             if (flushed.hasSubscribers) flushed.publish(steps);
-            const asked = new Exchange(steps, main, prepare, (error, outcome) =>
-              error ? reject(error) : resolve(outcome),
-            );
-            const send = (exchanges: Exchange[]): void => {
-              client.query(new Flush(session, exchanges) as unknown as pg.Submittable);
+            let answer: Outcome | undefined;
+            const exchange = new Exchange(steps, main, prepare, (error, outcome) => {
+              if (error) reject(error);
+              else if (located) answer = outcome;
+              else resolve(outcome);
+            });
+            const told = (position: string | null): void => {
+              // Of what failed nobody wants to know.
+              if (answer === undefined) return;
+              located?.(position);
+              resolve(answer);
+            };
+            const asked = { exchange, located: located && told };
+            const send = (all: readonly Asked[]): void => {
+              client.query(new Flush(session, flushOf(all)) as unknown as pg.Submittable);
             };
             if (shared) gather(asked, send);
             else send([asked]);
           });
 
         /** The same steps one by one. What the pipeline wraps in one Sync is wrapped in BEGIN and COMMIT here. */
-        const oneByOne = async (steps: readonly Step[], main: number): Promise<Outcome> => {
+        const oneByOne = async (
+          steps: readonly Step[],
+          main: number,
+          located: Flight["located"],
+        ): Promise<Outcome> => {
           const alone = session.status === "I" && steps[0] !== begin;
           const all = alone ? [begin, ...steps, commit] : steps;
           let outcome: Outcome | undefined;
@@ -141,6 +182,10 @@ export const createTenantDriver = (pipeline: boolean, roundTrips: RoundTrips): D
               await exchange([rollback], 0, false);
             throw error;
           }
+          if (located)
+            await exchange([locating], 0, false)
+              .then(positionIn, () => null)
+              .then(located);
           return outcome as Outcome;
         };
 
@@ -174,9 +219,10 @@ export const createTenantDriver = (pipeline: boolean, roundTrips: RoundTrips): D
               throw new Error("refused to send a statement outside a tenant");
             }
             const steps = [...before, { text, values }, ...(flight.after ?? [])];
+            const { prepare, shared, located } = flight;
             const { tag, shape, bytes, rows } = pipeline
-              ? await exchange(steps, before.length, flight.prepare, flight.shared)
-              : await oneByOne(steps, before.length);
+              ? await exchange(steps, before.length, prepare, shared, located)
+              : await oneByOne(steps, before.length, located);
             const [command = "", ...counts] = tag.split(" ");
             flight.received?.(bytes);
             return {

@@ -1,4 +1,5 @@
 /** Examines databases as each of their logins sees them: every check is made, whatever another one found. */
+import { setTimeout as delay } from "node:timers/promises";
 import pg from "pg";
 import {
   type Check,
@@ -6,7 +7,9 @@ import {
   connect,
   type Finding,
   type LoginRole,
+  problemIf,
   safetyChecks,
+  verdict,
 } from "./check.ts";
 import { operationChecks, type PooledSubject } from "./check-operation.ts";
 
@@ -82,6 +85,80 @@ const run = async (
     }
   }
   return found;
+};
+
+/** How long a standby may take to replay what the primary has when it is looked at. */
+const replayMs = 1_000;
+
+/** Whether the server may answer for the primary, whose log stands at this position; null when that is not known. */
+const checkStandby =
+  (position: string | null): Check =>
+  async ({ client }) => {
+    const behind = async (): Promise<boolean> => {
+      const text = "select pg_last_wal_replay_lsn() < $1 as behind";
+      return (await client.query(text, [position?.split(" ")[1] ?? "0/0"])).rows[0].behind;
+    };
+    const { rows } = await client.query(
+      "select pg_is_in_recovery() as standby, roster.wal_history() as history",
+    );
+    const { standby, history } = rows[0];
+    const follows = position === null || position.startsWith(`${history} `);
+    for (const until = performance.now() + replayMs; performance.now() < until; ) {
+      if (!standby || !follows || !(await behind())) break;
+      await delay(50);
+    }
+    const found = [
+      problemIf(
+        !standby,
+        "the server is no standby, so nothing is read there",
+        "name a standby of the primary in the URL, or none",
+      ),
+      problemIf(
+        standby && !follows,
+        "the server follows another cluster or timeline than the primary's, so nothing is read there",
+        "have it follow the primary; after a failover it takes a checkpoint until it knows its timeline",
+      ),
+      standby &&
+        follows &&
+        (await behind()) && {
+          level: "warning" as const,
+          text: "the standby is more than a second behind the primary, which answers in its place",
+          remedy:
+            "see pg_stat_replication at the primary, and whether replay is paused or waits for a query",
+        },
+    ];
+    return verdict(found, "follows the primary, and may answer for it");
+  };
+
+/** Examines a standby of the primary behind another URL. */
+export const examineReplica = async (
+  target: Target,
+  primaryUrl: string,
+): Promise<readonly Line[]> => {
+  const { name: about, url, role, poolSize } = target;
+  const clients: pg.Client[] = [];
+  const open = async (to: string): Promise<pg.Client> => {
+    const client = await connect(to);
+    clients.push(client);
+    return client;
+  };
+  try {
+    const client = await open(url);
+    const position = await open(primaryUrl)
+      .then((primary) => primary.query("select roster.wal_position() as position"))
+      // What is wrong there is told of that URL.
+      .then(
+        ({ rows }): string | null => rows[0].position,
+        () => null,
+      );
+    const subject = { client, role, poolSize, poolSizes: poolSize, longSeconds: fiveMinutes };
+    const found = await run([checkLogin, checkStandby(position)], subject);
+    return found.map((finding) => ({ about, ...finding }));
+  } catch (error) {
+    return [{ about, ...unreachable(error, target) }];
+  } finally {
+    await Promise.all(clients.map((client) => client.end()));
+  }
 };
 
 /**

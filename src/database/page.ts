@@ -98,43 +98,56 @@ export class Page {
     return { items, nextPageToken };
   }
 
-  /**
-   * A cursor holds what orders a row, such as a name, and the row that a page ends with may be one that the list
-   * leaves out: so a token is encrypted, not only signed.
-   */
+  /** A cursor tells what orders a row, such as a name, and the last row may be one that the list leaves out. */
   private seal(cursor: readonly string[]): string {
     const expires = Math.floor(Date.now() / 1000) + lifetimeSeconds;
-    const nonce = randomBytes(nonceBytes);
-    const sealing = createCipheriv(cipher, this.secret, nonce).setAAD(Buffer.from(this.binding));
-    const text = JSON.stringify([expires, ...cursor]);
-    const parts = [nonce, sealing.update(text, "utf8"), sealing.final(), sealing.getAuthTag()];
-    return Buffer.concat(parts).toString("base64url");
+    return seal(this.secret, JSON.stringify([expires, ...cursor]), this.binding);
   }
 
   private open(token: string, invalid: () => Error): readonly string[] {
-    const bytes = Buffer.from(token, "base64url");
-    // Node skips letters that are not base64url, and bits beyond the last byte.
-    if (bytes.toString("base64url") !== token || bytes.length < nonceBytes + tagBytes)
-      throw invalid();
-    const nonce = bytes.subarray(0, nonceBytes);
-    const opening = createDecipheriv(cipher, this.secret, nonce, { authTagLength: tagBytes })
-      .setAAD(Buffer.from(this.binding))
-      .setAuthTag(bytes.subarray(-tagBytes));
-    let text = opening.update(bytes.subarray(nonceBytes, -tagBytes), undefined, "utf8");
-    try {
-      text += opening.final("utf8");
-    } catch {
-      // It was made by another key or for another request, or was touched.
-      throw invalid();
-    }
+    const text = unseal(this.secret, token, this.binding);
+    if (text === undefined) throw invalid();
     const [expires, ...cursor] = JSON.parse(text) as [number, ...string[]];
     if (expires < Date.now() / 1000) throw invalid();
     return cursor;
   }
 }
 
+/**
+ * Makes a token of a text, which who holds it can neither read nor change.
+ *
+ * @param binding what must be the same when it is opened
+ */
+export const seal = (key: KeyObject, text: string, binding: string): string => {
+  const nonce = randomBytes(nonceBytes);
+  const sealing = createCipheriv(cipher, key, nonce).setAAD(Buffer.from(binding));
+  const parts = [nonce, sealing.update(text, "utf8"), sealing.final(), sealing.getAuthTag()];
+  return Buffer.concat(parts).toString("base64url");
+};
+
+/** What {@link seal} made a token of; undefined when it was made by another key or binding, or was touched. */
+export const unseal = (key: KeyObject, token: string, binding: string): string | undefined => {
+  const bytes = Buffer.from(token, "base64url");
+  // Node skips letters that are not base64url, and bits beyond the last byte.
+  if (bytes.toString("base64url") !== token || bytes.length < nonceBytes + tagBytes)
+    return undefined;
+  const nonce = bytes.subarray(0, nonceBytes);
+  const opening = createDecipheriv(cipher, key, nonce, { authTagLength: tagBytes })
+    .setAAD(Buffer.from(binding))
+    .setAuthTag(bytes.subarray(-tagBytes));
+  const text = opening.update(bytes.subarray(nonceBytes, -tagBytes), undefined, "utf8");
+  try {
+    return text + opening.final("utf8");
+  } catch {
+    return undefined;
+  }
+};
+
 /** A deployment's key for tokens of one kind. As an object: Node would make one of bare bytes for each token. */
-export const tokenKey = (tokenSecret: string, kind: "page" | "invitation"): KeyObject =>
+export const tokenKey = (
+  tokenSecret: string,
+  kind: "page" | "invitation" | "consistency",
+): KeyObject =>
   createSecretKey(Buffer.from(hkdfSync("sha256", tokenSecret, "", `roster ${kind} tokens`, 32)));
 
 /** Hardly less than the bytes of a message on the wire, without encoding it: names stand for tags and lengths. */

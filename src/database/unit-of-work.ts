@@ -5,10 +5,12 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { CommonQueryMethods } from "slonik";
 import type { z } from "zod";
+import { positionOf, type Sight } from "./consistency.ts";
 import { type Flight, flights } from "./driver.ts";
 import { begin, commit, type Step } from "./exchange.ts";
 import { heavy, heavyBytes } from "./page.ts";
 import { type Deadline, DeadlinePassed, type TenantPool } from "./pool.ts";
+import type { Replica } from "./replica.ts";
 import { type Query, type QueryOptions, sql, type UnitOfWork } from "./sql.ts";
 
 /** Makes the statement that enters the tenant, given the milliseconds that are left. */
@@ -36,7 +38,7 @@ const retryable = (error: unknown): boolean => {
 };
 
 /** True when the server answered, so that the connection is still good. Codes of sockets and of Node begin with E. */
-const answered = (error: unknown): boolean => {
+export const answered = (error: unknown): boolean => {
   const { code, severity } = error as DatabaseError;
   return code !== undefined && !/^(08|57P|XX|E)/.test(code) && severity !== "FATAL";
 };
@@ -119,28 +121,81 @@ abstract class Session implements UnitOfWork {
   }
 }
 
+/** Where there is a replica: which reads may go there, and who hears what they saw. */
+export interface Replicated {
+  readonly replica: Replica;
+  readonly sight: Sight;
+  /** False for what only the primary may answer. */
+  readonly anywhere: boolean;
+}
+
+/** Notes where the primary's log stood behind a statement. */
+export const notingPrimary =
+  ({ replica, sight }: Replicated) =>
+  (text: string | null): void => {
+    const position = positionOf(text);
+    sight.saw(position);
+    replica.learn(position);
+  };
+
 /** A session for reads: each statement enters by itself and costs one round trip. */
 export class ReadSession extends Session {
   private readonly pool: TenantPool;
   private readonly entering: Entering;
   private readonly deadline: Deadline;
+  private readonly replicated: Replicated | undefined;
 
-  constructor(pool: TenantPool, entering: Entering, deadline: Deadline) {
+  constructor(
+    pool: TenantPool,
+    entering: Entering,
+    deadline: Deadline,
+    replicated?: Replicated | undefined,
+  ) {
     super();
     this.pool = pool;
     this.entering = entering;
     this.deadline = deadline;
+    this.replicated = replicated;
+  }
+
+  protected async ask<Row extends z.ZodType>(
+    query: Query<Row>,
+    options: QueryOptions,
+    single: boolean,
+  ): Promise<readonly z.output<Row>[]> {
+    const { replicated } = this;
+    if (!replicated) return this.askPrimary(query, options, single);
+    const answer = replicated.anywhere
+      ? await this.askStandby(replicated, query, options, single)
+      : undefined;
+    return answer?.value ?? this.askPrimary(query, options, single, notingPrimary(replicated));
+  }
+
+  private askStandby<Row extends z.ZodType>(
+    { replica, sight }: Replicated,
+    query: Query<Row>,
+    { prepare = true }: QueryOptions,
+    shared: boolean,
+  ): ReturnType<typeof replica.read<readonly z.output<Row>[]>> {
+    const located = (text: string | null): void => sight.saw(positionOf(text));
+    return replica.read(sight.least, this.deadline, (pool, check, deadline) =>
+      borrow(pool, deadline, (connection) => {
+        const before = [check, this.entering(timeoutOf(deadline))];
+        return send(connection, { before, prepare, shared, located }, query);
+      }),
+    );
   }
 
   /** A read changes nothing, so one whose connection was lost is asked once more, by itself. */
-  protected async ask<Row extends z.ZodType>(
+  private async askPrimary<Row extends z.ZodType>(
     query: Query<Row>,
     { prepare = true }: QueryOptions,
     single: boolean,
+    located?: Flight["located"],
   ): Promise<readonly z.output<Row>[]> {
     const work = (shared: boolean) => (connection: CommonQueryMethods) => {
       const before = [this.entering(timeoutOf(this.deadline))];
-      return send(connection, { before, prepare, shared }, query);
+      return send(connection, { before, prepare, shared, located }, query);
     };
     try {
       return await borrow(this.pool, this.deadline, work(single));
@@ -188,10 +243,14 @@ class WriteSession extends Session {
     return send(this.connection, { before, prepare }, query);
   }
 
-  /** @param last goes before the commit, in its flush */
-  async commit(last: readonly Step[]): Promise<void> {
+  /**
+   * @param last goes before the commit, in its flush
+   * @param located hears where the log stood behind the commit
+   */
+  async commit(last: readonly Step[], located: Flight["located"]): Promise<void> {
     if (this.deadline.over || this.deadline.remainingMs() <= 0) throw new DeadlinePassed();
-    if (this.entered) await send(this.connection, { before: last, prepare: true }, committing);
+    if (this.entered)
+      await send(this.connection, { before: last, prepare: true, located }, committing);
     else
       await send(
         this.connection,
@@ -199,15 +258,17 @@ class WriteSession extends Session {
           before: [...this.open(timeoutOf(this.deadline)), ...last],
           after: [commit],
           prepare: true,
+          located,
         },
         nothing,
       );
   }
 
   /** Has everything checked that a commit would check, and gives it up. */
-  async rehearse(): Promise<void> {
+  async rehearse(located: Flight["located"]): Promise<void> {
     if (!this.entered) await this.many(nothing);
-    await send(this.connection, { before: [checkingConstraints], prepare: true }, rollingBack);
+    const before = [checkingConstraints];
+    await send(this.connection, { before, prepare: true, located }, rollingBack);
   }
 
   private open(timeoutMs: number): readonly Step[] {
@@ -237,6 +298,8 @@ export interface Around<T> {
   readonly last?: ((value: T) => Step) | undefined;
   /** The work is checked and given up. */
   readonly rehearsal?: boolean;
+  /** Hears where the log stood behind all of it. */
+  readonly located?: Flight["located"];
 }
 
 /**
@@ -248,7 +311,7 @@ export const inTransaction = async <T>(
   entering: Entering,
   deadline: Deadline,
   work: (unit: UnitOfWork) => Promise<T>,
-  { first, last, rehearsal = false }: Around<T> = {},
+  { first, last, rehearsal = false, located }: Around<T> = {},
 ): Promise<T> => {
   const opening = (timeoutMs: number): Step[] => [
     entering(timeoutMs),
@@ -260,8 +323,8 @@ export const inTransaction = async <T>(
         const session = new WriteSession(connection, opening, deadline);
         try {
           const value = await work(session);
-          if (rehearsal) await session.rehearse();
-          else await session.commit(last === undefined ? [] : [last(value)]);
+          if (rehearsal) await session.rehearse(located);
+          else await session.commit(last === undefined ? [] : [last(value)], located);
           return value;
         } catch (error) {
           if (error instanceof Unanswered) throw error;

@@ -2,8 +2,10 @@
 import type { Interceptor } from "@connectrpc/connect";
 import type { Logger } from "pino";
 import { keys, type Settings } from "../context.ts";
+import type { ConsistencyTokens } from "../database/consistency.ts";
 import { access } from "./access.ts";
 import { audit } from "./audit.ts";
+import { consistency } from "./consistency.ts";
 import { type DeadlineLimits, deadline } from "./deadline.ts";
 import { denials } from "./denials.ts";
 import { errors } from "./errors.ts";
@@ -19,6 +21,7 @@ export interface Corridor {
   readonly deadlines: DeadlineLimits;
   readonly verifier: Verifier;
   readonly sessions: Sessions;
+  readonly tokens: ConsistencyTokens;
   readonly settings: Settings;
 }
 
@@ -28,6 +31,7 @@ export const corridor = ({
   deadlines,
   verifier,
   sessions,
+  tokens,
   settings,
 }: Corridor): Interceptor[] => [
   // Sees every outcome, also a rejection.
@@ -42,6 +46,8 @@ export const corridor = ({
   denials(sessions),
   // Which permission, in which org; the database will judge.
   access(),
+  // What the caller has seen before, which every session behind it must have seen too.
+  consistency(sessions, tokens),
   // The shape of the message, before any SQL of the handler.
   validate(sessions),
   // Claims what may be sent again, and answers a replay once the session that met it is rolled back.

@@ -19,8 +19,14 @@ import {
 } from "../context.ts";
 import type { Step } from "../database/exchange.ts";
 import type { TenantPool } from "../database/pool.ts";
+import type { Replica } from "../database/replica.ts";
 import type { UnitOfWork } from "../database/sql.ts";
-import { inTransaction, ReadSession } from "../database/unit-of-work.ts";
+import {
+  inTransaction,
+  notingPrimary,
+  ReadSession,
+  type Replicated,
+} from "../database/unit-of-work.ts";
 import { failureOf } from "../errors.ts";
 import { rethrowing, through } from "./streams.ts";
 
@@ -28,6 +34,8 @@ import { rethrowing, through } from "./streams.ts";
 export interface Sessions {
   readonly app: TenantPool;
   readonly directory: TenantPool;
+  /** A standby for reads in an org, as the app's role. */
+  readonly replica: Replica | undefined;
 }
 
 const enterText =
@@ -89,12 +97,26 @@ const entering = (
 const poolOf = ({ app, directory }: Sessions, { orgId }: Access): TenantPool =>
   orgId === undefined ? directory : app;
 
-/** A session that reads with the rights and in the place of this call. */
+const replicatedOf = (
+  { replica }: Sessions,
+  values: ContextValues,
+  anywhere: boolean,
+): Replicated | undefined => {
+  const sight = values.get(keys.sight);
+  return replica && sight && { replica, sight, anywhere };
+};
+
+/** A session that reads with the rights and in the place of this call, at the primary. */
 export const reading = (sessions: Sessions, values: ContextValues): ReadSession => {
   const access = accessOf(values);
   const step = (timeoutMs: number): Step =>
     entering(callerOf(values), access, undefined, timeoutMs);
-  return new ReadSession(poolOf(sessions, access), step, deadlineOf(values));
+  return new ReadSession(
+    poolOf(sessions, access),
+    step,
+    deadlineOf(values),
+    replicatedOf(sessions, values, false),
+  );
 };
 
 /** An answer that no handler made. */
@@ -144,8 +166,13 @@ export const unitOfWork =
       throw error;
     };
     try {
-      if (!reads) return await mutate(request as UnaryRequest, pool, step, next as Next);
-      values.set(keys.unitOfWork, new ReadSession(pool, step, deadline));
+      // An operator's read may be recorded, and a stream follows what happens.
+      const anywhere =
+        access.orgId !== undefined && !caller.platform && method.methodKind === "unary";
+      const replicated = replicatedOf(sessions, values, anywhere);
+      if (!reads)
+        return await mutate(request as UnaryRequest, pool, step, next as Next, replicated);
+      values.set(keys.unitOfWork, new ReadSession(pool, step, deadline, replicated));
       const response = await next(request);
       if (!response.stream) return response;
       return through(response, (messages) => rethrowing(messages, refuse));
@@ -163,6 +190,7 @@ const mutate = async (
   pool: TenantPool,
   step: (timeoutMs: number) => Step,
   next: Next,
+  replicated: Replicated | undefined,
 ): Promise<UnaryResponse> => {
   const { contextValues: values } = request;
   const { validateOnly, allowMissing } = request.message as Mutation;
@@ -184,6 +212,7 @@ const mutate = async (
       first: claim?.claiming,
       last: claim && (({ message }) => claim.storing(message)),
       rehearsal: validateOnly === true,
+      located: replicated && notingPrimary(replicated),
     });
   } catch (error) {
     if (mayMiss(failureOf(error))) return answer(request);

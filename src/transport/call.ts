@@ -86,11 +86,6 @@ export class Call implements UnaryRequest, HandlerContext {
     return this.trailers;
   }
 
-  /** What the trailers hold, undefined when nobody touched them. */
-  get trailer(): grpc.Metadata | undefined {
-    return this.trailers && metadataOf(this.trailers);
-  }
-
   /** Aborted when the caller hangs up, and for a stream when the server ends it. */
   get signal(): AbortSignal {
     return this.hangUp as unknown as AbortSignal;

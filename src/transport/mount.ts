@@ -118,7 +118,7 @@ const unary = (
       (response) => {
         request.answered = true;
         call.sendMetadata(metadataOf(response.header));
-        callback(null, response.message, request.trailer);
+        callback(null, response.message, metadataOf(response.trailer));
       },
       (error: unknown) => {
         request.answered = true;
@@ -147,7 +147,7 @@ const streaming = (
     // grpc-js says so at the end of every call.
     stream.once("cancelled", () => open.delete(end));
     send(chain(call), call, stream).then(
-      () => stream.end(call.trailer),
+      () => stream.end(metadataOf(call.responseTrailer)),
       (error: unknown) => stream.emit("error", statusOf(error)),
     );
   };

@@ -93,8 +93,8 @@ const single: readonly Guard[] = [
   inCheck("the team is live", " and t.delete_time is null", "", checks, "a team gets the same"),
   inCheck(
     "the caller sees the team",
-    "if roster.team_sight() in ('all', 'deleted')",
-    "if true",
+    "(roster.team_sight() in ('all', 'deleted')",
+    "(true",
     checks,
     "a team gets the same answer",
   ),

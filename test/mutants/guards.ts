@@ -1,5 +1,6 @@
 import type { Guard } from "./guard.ts";
 import { access } from "./guards-of-access.ts";
+import { freshness } from "./guards-of-freshness.ts";
 import { invitations } from "./guards-of-invitations.ts";
 import { limits } from "./guards-of-limits.ts";
 import { log } from "./guards-of-log.ts";
@@ -23,6 +24,7 @@ export const guards: readonly Guard[] = [
   ...teamMembers,
   ...log,
   ...seals,
+  ...freshness,
   ...requests,
   ...ends,
 ];
