@@ -73,7 +73,11 @@ export const serveGrpc = async ({
     },
     stop: (graceMs) =>
       new Promise((resolve) => {
-        const cut = setTimeout(() => server.forceShutdown(), graceMs);
+        // Of a reader who takes nothing more, not even the end, grpc-js never says that they are gone.
+        const cut = setTimeout(() => {
+          server.forceShutdown();
+          resolve();
+        }, graceMs);
         for (const end of open) end();
         server.tryShutdown(() => {
           clearTimeout(cut);
