@@ -1,6 +1,6 @@
 /**
- * Keeps a copy of an org in SQLite: `node examples/mirror.ts URL ORG_ID FILE` with a token in TOKEN. What comes up to a
- * position is written in one transaction with the position, so that a kill at any moment loses and doubles nothing.
+ * Keeps a copy of an org in SQLite: `node_modules/.bin/node examples/mirror.ts URL ORG_ID FILE`, with a token in TOKEN.
+ * What comes up to a position is written in one transaction with it, so a kill at any moment loses and doubles nothing.
  */
 import { DatabaseSync } from "node:sqlite";
 import { setTimeout as delay } from "node:timers/promises";
