@@ -57,7 +57,9 @@ const teamService = {
 } satisfies ServiceImpl<typeof TeamService>;
 const accessService = { ...roles, ...accessChecks } satisfies ServiceImpl<typeof AccessService>;
 
-const auditService = { ...auditLog, ...auditExports, ...auditProofs } satisfies ServiceImpl<typeof AuditService>;
+const auditService = { ...auditLog, ...auditExports, ...auditProofs } satisfies ServiceImpl<
+  typeof AuditService
+>;
 
 /** Every service that this process answers. */
 export const routes: readonly Route[] = [

@@ -1,5 +1,5 @@
 import { randomUUID } from "node:crypto";
-import { describe, expect, onTestFinished, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { type Callers, refusal, type Tenant, useHarness } from "./harness.ts";
 import { makeTeam } from "./made-team.ts";
 import { lineOf, Watching } from "./watching.ts";
@@ -178,15 +178,17 @@ describe("A position", () => {
     expect(await refusal(list())).toMatchObject(gone);
     await current.admin.query("update roster.audit_feed set epoch = $1", [rows[0].epoch]);
     await list();
-    onTestFinished(async () => {
-      await current.admin.query("update roster.audit_feed set oldest = '0'");
-    });
     await makeTeam(owner, { orgId, name: "Any" });
+    const all = await current.ops.changes.listChanges({});
     await current.admin.query(
-      "select roster.set_feed_floor(pg_snapshot_xmax(pg_current_snapshot()))",
+      `insert into roster.audit_removals (org_id, number, until_xid, kept_from)
+       values ($1, 1, pg_snapshot_xmax(pg_current_snapshot()), now())`,
+      [(await current.tenant()).orgId],
     );
-    // It never goes back.
-    await current.admin.query("select roster.set_feed_floor('3')");
+    await list();
+    const everything = current.ops.changes.listChanges({ position: all.position });
+    expect(await refusal(everything)).toMatchObject(gone);
+    await current.admin.query("update roster.audit_removals set org_id = $1", [orgId]);
     expect(await refusal(list())).toMatchObject(gone);
     expect(await new Watching(owner, { orgId, position }).ended).toMatchObject(gone);
   });

@@ -233,7 +233,6 @@ lint(
       "lock_owned_orgs to roster_directory",
       "make_partitions to roster_worker",
       "purge to roster_worker",
-      "set_feed_floor to roster_worker",
       "purge_org to roster_directory",
       "purge_user to roster_directory",
       "purgeable to roster_worker",

@@ -35,7 +35,7 @@ const changeShape = {
 };
 export type ChangeRow = z.output<z.ZodObject<typeof changeShape>>;
 
-const stateShape = { snapshot: z.string(), epoch: z.string(), oldest: z.string() };
+const stateShape = { snapshot: z.string(), epoch: z.string(), removed: z.string() };
 const stateRow = z.object(stateShape);
 const pageRow = z.object({
   ...stateShape,
@@ -54,17 +54,17 @@ export interface FeedState {
   readonly now: Snapshot;
   /** Another epoch is another history, of whose positions nothing is known. */
   readonly epoch: string;
-  /** Changes of transactions before it may be gone. */
-  readonly oldest: bigint;
+  /** Changes of transactions up to this one may be gone. */
+  readonly removed: bigint;
 }
 
 const state = sql.fragment`
-  select pg_current_snapshot()::text as snapshot, epoch, oldest::text as oldest from roster.feed_state()`;
+  select pg_current_snapshot()::text as snapshot, epoch, removed::text as removed from roster.feed_state()`;
 
-const toState = ({ snapshot, epoch, oldest }: z.output<typeof stateRow>): FeedState => ({
+const toState = ({ snapshot, epoch, removed }: z.output<typeof stateRow>): FeedState => ({
   now: parseSnapshot(snapshot),
   epoch,
-  oldest: BigInt(oldest),
+  removed: BigInt(removed),
 });
 
 const never = (): Error => new Error("the feed has no state");

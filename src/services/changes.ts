@@ -51,7 +51,7 @@ const demandKept = (
   { epoch, place: { seen } }: NonNullable<ReturnType<typeof placeOf>>,
   state: FeedState,
 ): void => {
-  if (epoch !== state.epoch || seen.xmin < state.oldest || seen.xmin > state.now.xmax)
+  if (epoch !== state.epoch || seen.xmin <= state.removed || seen.xmin > state.now.xmax)
     throw fail("POSITION_OUT_OF_RANGE");
 };
 

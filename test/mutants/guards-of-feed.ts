@@ -84,7 +84,7 @@ export const feed: readonly Guard[] = [
   ),
   inWatch(
     "nothing is told behind a gap",
-    "seen.xmin < state.oldest",
+    "seen.xmin <= state.removed",
     "false",
     "changes",
     "OUT_OF_RANGE when what lies behind it is kept no more",

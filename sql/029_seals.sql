@@ -14,7 +14,7 @@ begin
     convert_to('audit_entries', 'UTF8'), uuid_send(e.id), uuid_send(e.org_id), convert_to(e.subject, 'UTF8'),
     convert_to(e.kind, 'UTF8'), convert_to(to_jsonb(e.on_behalf_of)::text, 'UTF8'), convert_to(e.method, 'UTF8'),
     convert_to(e.correlation_id, 'UTF8'), convert_to(e.outcome, 'UTF8'), convert_to(e.reason, 'UTF8'),
-    xid8send(e.xid), e.salt, timestamptz_send(e.create_time)));
+    xid8send(e.xid), e.salt, timestamptz_send(e.create_time), convert_to(e.operator_reason, 'UTF8')));
 end
 $$;
 
