@@ -61,6 +61,7 @@ describe("config", () => {
       JWT_ORG_CLAIM: ["org", "default"],
       TOKEN_SECRET: ["***", `file ${env.TOKEN_SECRET_FILE}`],
       PURGE_AFTER_DAYS: ["30", "default"],
+      OPERATOR_REASON: ["optional", "default"],
       ALLOW_CLEARTEXT: ["0", "default"],
       ROSTER_DATA_DIR: [join(folder, "data"), "set"],
       LOG_LEVEL: ["info", "default"],
