@@ -67,6 +67,7 @@ describe("config", () => {
       TOKEN_SECRET: ["***", `file ${env.TOKEN_SECRET_FILE}`],
       PURGE_AFTER_DAYS: ["30", "default"],
       AUDIT_RETENTION_DAYS: ["0", "default"],
+      OPERATOR_REASON: ["optional", "default"],
       ALLOW_CLEARTEXT: ["0", "default"],
       ROSTER_DATA_DIR: [join(folder, "data"), "set"],
       LOG_LEVEL: ["info", "default"],

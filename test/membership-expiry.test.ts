@@ -277,7 +277,8 @@ describe("The removal of expired memberships", () => {
     await owner.orgs.getOrgMember({ orgId, userId: guestId });
     const before = await log(harness.current.ops);
     expect(await remove()).toBe(0);
-    expect(await log(harness.current.ops)).toEqual(before);
+    // The former look at the log is in it now.
+    expect((await log(harness.current.ops, "", 21)).slice(1)).toEqual(before);
   });
 
   test("passes over a membership that someone holds, and comes back to it", async () => {

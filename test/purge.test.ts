@@ -69,7 +69,8 @@ describe("UserService.PurgeUser", () => {
     }
     expect((await refusal(ops.users.getUser({ userId }))).code).toBe("NotFound");
     expect((await refusal(ops.users.undeleteUser({ userId }))).code).toBe("NotFound");
-    const { auditEntries } = await ops.audit.listAuditEntries({ pageSize: 1 });
+    const filter = "method = roster.v1.UserService/PurgeUser";
+    const { auditEntries } = await ops.audit.listAuditEntries({ pageSize: 1, filter });
     const changes = auditEntries[0]?.changes ?? [];
     expect(changes.map(({ resourceType }) => resourceType)).toEqual(
       expect.arrayContaining(["user", "profile", "org_member", "team_member"]),

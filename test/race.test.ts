@@ -72,7 +72,8 @@ describe(`A storm of ${operations} operations from the seed ${seed}`, () => {
     expect(draws(1)).not.toEqual(draws(2));
   });
 
-  test("leaves one entry of what succeeded, however often it was sent, and of denials theirs", async () => {
+  // Of one caller's many denials some are passed over.
+  test("leaves one entry of what succeeded, however often it was sent, and of denials theirs at most", async () => {
     const { rows } = await harness.current.admin.query<{ id: string; told: string[] }>(
       `select correlation_id as id, array_agg(concat_ws(' ', outcome, nullif(reason, ''))) as told
         from roster.audit_entries group by 1`,
@@ -85,9 +86,13 @@ describe(`A storm of ${operations} operations from the seed ${seed}`, () => {
         code === "PermissionDenied" ? [`DENIED ${reason}`] : [],
       );
       if (done.length > 0) expected.push("SUCCEEDED");
-      return written.sort().join() !== expected.sort().join();
+      const once =
+        written.filter((told) => told === "SUCCEEDED").length === Number(done.length > 0);
+      const strange = written.filter((told) => !expected.includes(told));
+      return !once || strange.length > 0 || written.length > expected.length;
     });
     expect(faults).toEqual([]);
+    expect([...told.values()].flat().some((one) => one.startsWith("DENIED"))).toBe(true);
   });
 
   test("answers a call that is sent twice alike", () => {
