@@ -71,7 +71,7 @@ const never = (): Error => new Error("the feed has no state");
 
 /** Reads the state of the feed; like every statement it enters anew, so it judges the caller too. */
 export const feedState = async (unit: UnitOfWork): Promise<FeedState> =>
-  toState(await unit.one(sql.type(stateRow)`${state}`, never));
+  toState(await unit.one(sql.type(stateRow)`${state}`, never, { primary: true }));
 
 /** Whose changes are read: an org's as it may see them, all but the copies that orgs got, or all. */
 export type Sight = { readonly orgId: string } | "originals" | "all";
@@ -123,7 +123,7 @@ export const changesAfter = async (
         where c.resource_type = 'org_member' and c.kind = 'CREATED' and u.id = (c.after ->> 'user_id')::uuid) n
         on true
       order by p.last, p.id`,
-    { prepare: false },
+    { prepare: false, primary: true },
   );
   const [first] = found;
   if (!first) throw never();

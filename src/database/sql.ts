@@ -76,4 +76,6 @@ export interface UnitOfWork {
 export interface QueryOptions {
   /** False keeps a statement unprepared, where a generic plan would be bad: pages of a partitioned table. */
   readonly prepare?: boolean;
+  /** True keeps a read away from replicas, where transactions become visible in another order. */
+  readonly primary?: boolean;
 }

@@ -176,9 +176,10 @@ export class ReadSession extends Session {
       this.recording = undefined;
       return rows;
     }
-    const answer = replicated?.anywhere
-      ? await this.askStandby(replicated, query, options, single)
-      : undefined;
+    const answer =
+      replicated?.anywhere && !options.primary
+        ? await this.askStandby(replicated, query, options, single)
+        : undefined;
     return answer?.value ?? this.askPrimary(this.entering, query, options, single, located);
   }
 
