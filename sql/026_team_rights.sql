@@ -47,7 +47,8 @@ create function roster.demand_sight() returns trigger
   language plpgsql security definer set search_path = ''
   as $$
 begin
-  if not roster.sees_team(roster.current_actor(), roster.team_sight(), new.path, new.secrets) then
+  if roster.current_actor() is not null
+      and not roster.sees_team(roster.current_actor(), roster.team_sight(), new.path, new.secrets) then
     raise exception 'PERMISSION_MISSING' using errcode = 'RS001', detail = jsonb_build_object(
       'permission', case when new.secrets = '{}' then 'teams.get' else 'teams.update' end)::text;
   end if;

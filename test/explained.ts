@@ -26,7 +26,7 @@ export const names: string[] = [];
 const { connect } = pg.Client.prototype;
 pg.Client.prototype.connect = function (this: pg.Client, ...callback: never) {
   this.on("notice", ({ message = "" }) => {
-    const name = /^execute (\S+): (?!select roster\.)/.exec(message)?.[1];
+    const name = /^execute (\S+): (?!select (?:roster\.|set_config\())/.exec(message)?.[1];
     if (name) names.push(name);
     if (/^duration: .* plan:/.test(message))
       plans.push(JSON.parse(message.slice(message.indexOf("{"))).Plan);

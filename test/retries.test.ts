@@ -45,7 +45,7 @@ const cuttingProxy = async (): Promise<{ port: number; cuts: () => number }> => 
     let answers = 0;
     server.on("data", (bytes: Buffer) => {
       // Smaller than an answer are its end and the frames by which a connection begins.
-      if (bytes.length > 60 && ++answers % 3 === 0) {
+      if (bytes.length > 150 && ++answers % 3 === 0) {
         cuts++;
         client.destroy();
       } else client.write(bytes);
