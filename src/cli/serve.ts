@@ -5,8 +5,9 @@ import { developmentTrust, signToken, startDevelopmentDatabase } from "./develop
 
 export const help = `usage: npx --no roster serve
 
-Serves gRPC on GRPC_ADDR, and Connect, gRPC-Web, JSON, probes and metrics on HTTP_ADDR, until SIGTERM or SIGINT. With ROSTER_DEV=1 and without DATABASE_URL it runs an
-embedded PostgreSQL under ROSTER_DATA_DIR, applies migrations and makes a demo org.
+Serves gRPC on GRPC_ADDR, and Connect, gRPC-Web, JSON, probes and metrics on HTTP_ADDR, until SIGTERM or
+SIGINT. With ROSTER_DEV=1 and without DATABASE_URL it runs an embedded PostgreSQL under ROSTER_DATA_DIR,
+applies migrations and makes a demo org.
 Exit codes: 0 stopped, 1 cannot start, 2 the configuration is wrong.`;
 
 /** Serves until a signal, then stops in order. A signal that comes during the start stops what was started. */

@@ -21,8 +21,8 @@ export interface CallMeter {
 }
 
 /**
- * Gives the call its correlation id, and counts it and writes one line when it ends, a stream with its last message. The line
- * holds ids and outcomes, never what a request or a row says.
+ * Gives the call its correlation id; when it ends, a stream with its last message, counts it and writes one line. The
+ * line holds ids and outcomes, never what a request or a row says.
  */
 export const telemetry =
   (log: Logger, meter: CallMeter): Interceptor =>

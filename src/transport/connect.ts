@@ -181,7 +181,7 @@ const streaming = (
   };
 };
 
-/** Puts what an answer has for its head and its end where Connect sends it from: not every answer has these themselves. */
+/** Puts an answer's head and end where Connect sends them from, which an answer that no handler made does not. */
 const hand = (
   { header, trailer }: UnaryResponse | StreamResponse,
   { responseHeader, responseTrailer }: HandlerContext,
