@@ -103,11 +103,27 @@ const answering =
     };
     const [response, { told, entered }] = await attempt(request);
     const error = told?.aborted && !entered ? told.reason : undefined;
-    if (!(error instanceof ConnectError && error.code === Code.InvalidArgument)) return response;
+    if (!(error instanceof ConnectError && error.code === Code.InvalidArgument))
+      return legible(response);
     const json = isJson(request);
     const [refusal] = await attempt(emptied(request, json), json ? `: ${error.rawMessage}` : "");
-    return refusal;
+    return legible(refusal);
   };
+
+/** Escapes of grpc-message what must be and no more, or grpc-js shows its callers `%3A` for a colon. */
+const legible = (response: UniversalServerResponse): UniversalServerResponse => {
+  const { trailer } = response;
+  if (!trailer) return response;
+  return {
+    ...response,
+    // Known when the body has been sent.
+    get trailer(): Headers {
+      const message = trailer.get("grpc-message");
+      if (message) trailer.set("grpc-message", encodeURI(decodeURIComponent(message)));
+      return trailer;
+    },
+  };
+};
 
 const contentTypeOf = ({ header }: UniversalServerRequest): string =>
   header.get("content-type") ?? "";

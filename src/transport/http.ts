@@ -59,7 +59,8 @@ class Port {
   private readonly http2: http2.Http2Server;
   private readonly sessions = new Set<http2.ServerHttp2Session>();
   private readonly running = new Set<Response>();
-  private readonly bornMs = new WeakMap<object, number>();
+  /** Every connection, with the time of its making. */
+  private readonly sockets = new Map<Socket, number>();
   private draining = false;
   private idle = (): void => {};
 
@@ -77,7 +78,8 @@ class Port {
     const [serve] = this.http1.listeners("connection");
     this.http1.removeAllListeners("connection");
     this.http1.on("connection", (socket: Socket) => {
-      this.bornMs.set(socket, performance.now());
+      this.sockets.set(socket, performance.now());
+      socket.once("close", () => this.sockets.delete(socket));
       // A connection that breaks takes its requests along, and they tell.
       socket.on("error", () => {});
       sniff(socket, (is2) => {
@@ -119,8 +121,8 @@ class Port {
   close(): Promise<void> {
     return new Promise((resolve) => {
       this.http1.close(() => resolve());
-      this.http1.closeAllConnections();
       for (const session of this.sessions) session.destroy();
+      for (const socket of this.sockets.keys()) socket.destroy();
     });
   }
 
@@ -140,7 +142,7 @@ class Port {
     const [path = ""] = (request.url ?? "").split("?", 1);
     response.setHeader("cache-control", "no-store");
     response.setHeader("x-content-type-options", "nosniff");
-    const bornMs = this.bornMs.get(request.socket) ?? 0;
+    const bornMs = this.sockets.get(request.socket) ?? performance.now();
     if (this.draining || performance.now() - bornMs > limits.connectionAgeMs) lastOf(response);
     const answer = this.rpcs.get(path);
     if (!answer) {
@@ -231,11 +233,27 @@ const respond = (answer: Answering, request: Request, response: Response): void 
     tell(response, 400, "host and path must make a URL");
     return;
   }
-  answer(asked)
+  answer({ ...asked, body: bodyOf(request) })
     .then((answered) => universalResponseToNodeResponse(answered, response))
     // Whoever asked is gone; the corridor has logged what it did for them.
     .catch(() => response.destroy());
 };
+
+/** What of a body that is too large is still taken, so that its sender hears the answer. */
+const patienceBytes = 16 * limits.receiveBytes;
+
+/** The body, of which the rest is read and dropped when nobody wants it: to cut it off would cut the answer off. */
+async function* bodyOf(request: Request): AsyncGenerator<Uint8Array> {
+  try {
+    yield* request.iterator({ destroyOnReturn: false });
+  } finally {
+    let left = patienceBytes;
+    request.on("data", (chunk: Uint8Array) => {
+      left -= chunk.length;
+      if (left < 0) request.destroy();
+    });
+  }
+}
 
 /** What every HTTP/2 connection begins with, and no request of HTTP/1. */
 const preface = Buffer.from("PRI");
