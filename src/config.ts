@@ -7,6 +7,8 @@ export interface Config {
   /** True in development: own key, embedded database, reflection, loopback only. */
   readonly dev: boolean;
   readonly grpc: { readonly host: string; readonly port: number };
+  /** Undefined: there is no HTTP port. */
+  readonly http: HttpConfig | undefined;
   /** Undefined: the embedded PostgreSQL under `dataDir`. */
   readonly database: DatabaseUrls | undefined;
   readonly migrationUrl: string | undefined;
@@ -22,6 +24,13 @@ export interface Config {
   readonly operatorReason: "optional" | "required";
   readonly dataDir: string;
   readonly logLevel: string;
+}
+
+export interface HttpConfig {
+  readonly host: string;
+  readonly port: number;
+  /** Of the web pages that may call it, such as `https://admin.example`. */
+  readonly origins: readonly string[];
 }
 
 export interface DatabaseUrls {
@@ -83,6 +92,20 @@ const address = z
   })
   .refine(({ port }) => port <= 65535, "the port must be at most 65535");
 
+const httpAddress = z.union(
+  [z.literal("off").transform(() => undefined), address],
+  "must be HOST:PORT, such as 127.0.0.1:8080, or off",
+);
+const isOrigin = (text: string): boolean =>
+  /^https?:/.test(text) && URL.parse(text)?.origin === text;
+const origins = z
+  .string()
+  .transform((text) => text.split(",").map((origin) => origin.trim()))
+  .refine(
+    (all) => all.every(isOrigin),
+    "must be origins as browsers send them, such as https://admin.example, separated by commas",
+  );
+
 /** Whether a file can be read as a JSON Web Key Set: better told now than at the first call. */
 const holdsKeys = (file: string, context: z.RefinementCtx): void => {
   let fault: string | undefined;
@@ -99,6 +122,8 @@ const holdsKeys = (file: string, context: z.RefinementCtx): void => {
 const variables = {
   ROSTER_DEV: flag,
   GRPC_ADDR: address,
+  HTTP_ADDR: httpAddress,
+  CORS_ORIGINS: origins.optional(),
   DATABASE_URL: postgresUrl.optional(),
   DIRECTORY_DATABASE_URL: postgresUrl.optional(),
   WORKER_DATABASE_URL: postgresUrl.optional(),
@@ -127,6 +152,7 @@ const variables = {
 const defaults: Readonly<Record<string, string>> = {
   ROSTER_DEV: "0",
   GRPC_ADDR: "127.0.0.1:50051",
+  HTTP_ADDR: "127.0.0.1:8080",
   POOL_SIZE: "10",
   DATABASE_PIPELINE: "on",
   JWT_ORG_CLAIM: "org",
@@ -169,7 +195,11 @@ const userOf = (text: string): string => {
 /** What is wrong between variables, each of which may be right by itself. */
 const faultsBetween = (v: Values, given: Given, production: boolean): string[] => {
   const keys = given("JWKS_URL") || given("JWKS_FILE");
-  const loopback = isLoopback(v.GRPC_ADDR.host);
+  const ports = [
+    ["GRPC_ADDR", v.GRPC_ADDR],
+    ["HTTP_ADDR", v.HTTP_ADDR],
+  ] as const;
+  const beyond = ports.filter(([, at]) => at !== undefined && !isLoopback(at.host));
   const keyUrl = v.JWKS_URL === undefined ? undefined : new URL(v.JWKS_URL);
   const openKeys = keyUrl?.protocol === "http:" && !isLoopback(keyUrl.hostname);
   const rules: readonly (readonly [wrong: boolean, name: Name, fault: string])[] = [
@@ -227,12 +257,17 @@ const faultsBetween = (v: Values, given: Given, production: boolean): string[] =
       "TOKEN_SECRET",
       "must be set unless ROSTER_DEV=1; all processes share it",
     ],
-    [v.ROSTER_DEV && !loopback, "GRPC_ADDR", "must be a loopback address while ROSTER_DEV=1"],
-    [
-      !(v.ROSTER_DEV || loopback || v.ALLOW_CLEARTEXT),
-      "GRPC_ADDR",
-      "is not loopback; set ALLOW_CLEARTEXT=1 where the network encrypts by itself",
-    ],
+    ...beyond.map(
+      ([name]) => [v.ROSTER_DEV, name, "must be a loopback address while ROSTER_DEV=1"] as const,
+    ),
+    ...beyond.map(
+      ([name]) =>
+        [
+          !(v.ROSTER_DEV || v.ALLOW_CLEARTEXT),
+          name,
+          "is not loopback; set ALLOW_CLEARTEXT=1 where the network encrypts by itself",
+        ] as const,
+    ),
     [
       openKeys && !v.ALLOW_CLEARTEXT,
       "JWKS_URL",
@@ -319,6 +354,7 @@ export const readConfig = (environment: NodeJS.ProcessEnv = process.env): Config
   return {
     dev: v.ROSTER_DEV,
     grpc: v.GRPC_ADDR,
+    http: v.HTTP_ADDR && { ...v.HTTP_ADDR, origins: v.CORS_ORIGINS ?? [] },
     database:
       v.DATABASE_URL && v.DIRECTORY_DATABASE_URL
         ? {

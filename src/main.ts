@@ -1,11 +1,12 @@
-/** The whole process on one screen: database → corridor → port, and how it stops. */
+/** The whole process on one screen: database → corridor → ports, and how it stops. */
 import type { Logger } from "pino";
-import { type DatabaseUrls, directoryPoolSize } from "./config.ts";
+import { type DatabaseUrls, directoryPoolSize, type HttpConfig } from "./config.ts";
 import { checkDatabase } from "./database/check.ts";
 import { ConsistencyTokens } from "./database/consistency.ts";
 import { Feed, type FeedLimits } from "./database/feed.ts";
 import { tokenKey } from "./database/page.ts";
 import { openPool } from "./database/pool.ts";
+import { Readiness } from "./database/readiness.ts";
 import { Replica } from "./database/replica.ts";
 import type { OperatorReason } from "./interceptors/audit.ts";
 import type { DeadlineLimits } from "./interceptors/deadline.ts";
@@ -15,10 +16,14 @@ import { readingAll } from "./interceptors/unit-of-work.ts";
 import { startJobs } from "./jobs/index.ts";
 import { routes } from "./routes.ts";
 import { serveGrpc } from "./transport/grpc.ts";
+import { serveHttp } from "./transport/http.ts";
+import { Metrics } from "./transport/metrics.ts";
 
 /** What a server is made of. */
 export interface ServerOptions {
   readonly address: { readonly host: string; readonly port: number };
+  /** Undefined: no HTTP port. */
+  readonly http?: HttpConfig | undefined;
   readonly database: DatabaseUrls;
   readonly poolSize: number;
   readonly pipeline: boolean;
@@ -43,6 +48,8 @@ export interface ServerOptions {
 export interface RunningServer {
   /** The port it listens on, also when 0 was asked. */
   readonly port: number;
+  /** The HTTP port, where there is one. */
+  readonly httpPort: number | undefined;
   /** Flushes sent to the database since the start: reads cost one each. */
   roundTrips(): number;
   /** Streams of changes that are open. */
@@ -76,41 +83,67 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
       ? undefined
       : openPool(database.replica, { size: poolSize, pipeline }),
   ]);
+  const pools = Object.entries({ roster_app: app, roster_directory: directory, replica: standby });
+  const metrics = new Metrics(
+    pools.flatMap(([name, pool]) => (pool ? [[name, pool] as const] : [])),
+    () => readiness.ready,
+  );
   const verifier = new Verifier(trust);
   const sessions = { app, directory, replica: standby && new Replica(standby) };
   const feed = new Feed(readingAll(sessions), { ...usualFeed, ...options.feed });
+  const interceptors = corridor({
+    log,
+    meter: metrics,
+    deadlines: options.deadlines ?? usualDeadlines,
+    verifier,
+    sessions,
+    tokens: new ConsistencyTokens(tokenKey(tokenSecret, "consistency")),
+    feed,
+    operatorReason: options.operatorReason ?? "optional",
+    settings: {
+      pageKey: tokenKey(tokenSecret, "page"),
+      positionKey: tokenKey(tokenSecret, "position"),
+      invitationKey: tokenKey(tokenSecret, "invitation"),
+      purgeAfterDays,
+    },
+  });
   const server = await serveGrpc({
     ...address,
     routes,
-    interceptors: corridor({
-      log,
-      deadlines: options.deadlines ?? usualDeadlines,
-      verifier,
-      sessions,
-      tokens: new ConsistencyTokens(tokenKey(tokenSecret, "consistency")),
-      feed,
-      operatorReason: options.operatorReason ?? "optional",
-      settings: {
-        pageKey: tokenKey(tokenSecret, "page"),
-        positionKey: tokenKey(tokenSecret, "position"),
-        invitationKey: tokenKey(tokenSecret, "invitation"),
-        purgeAfterDays,
-      },
-    }),
+    interceptors,
     mayReflect: options.openReflection ? undefined : operatorsOnly(verifier),
   });
+  const readiness = new Readiness(database.app, (ready) => {
+    log.warn(ready ? "the database is usable again" : "the database cannot be used: not ready");
+    server.setServing(ready);
+  });
+  const http =
+    options.http &&
+    (await serveHttp({
+      ...options.http,
+      routes,
+      interceptors,
+      isReady: () => readiness.ready,
+      metrics: () => metrics.text(),
+    }).catch(async (error: unknown) => {
+      await Promise.all([readiness.stop(), server.stop(0)]);
+      throw error;
+    }));
   const jobs =
     database.worker === undefined
       ? undefined
       : startJobs(database.worker, log, { auditRetentionDays });
   return {
     port: server.port,
+    httpPort: http?.port,
     roundTrips: () =>
       [app, directory, standby].reduce((sum, pool) => sum + (pool?.roundTrips.count ?? 0), 0),
     watchers: () => feed.watchers,
     stop: async () => {
       server.setServing(false);
-      await server.stop(graceMs);
+      await Promise.all([readiness.stop(), server.stop(graceMs), http?.drain(graceMs)]);
+      // Until here it says that it is not ready.
+      await http?.close();
       await Promise.all([app.end(), directory.end(), standby?.end(), jobs?.stop()]);
     },
   };

@@ -16,7 +16,12 @@ chmodSync(folder, 0o755);
 export const dataDir = join(folder, "data");
 
 /** Nothing of the environment of the tests but what every shell has. */
-export const base = { PATH: process.env.PATH, HOME: process.env.HOME, ROSTER_DATA_DIR: dataDir };
+export const base = {
+  PATH: process.env.PATH,
+  HOME: process.env.HOME,
+  ROSTER_DATA_DIR: dataDir,
+  HTTP_ADDR: "127.0.0.1:0",
+};
 
 /** How a command ended. */
 export interface Ended {

@@ -46,6 +46,8 @@ describe("config", () => {
     expect(linesOf(stdout)).toEqual({
       ROSTER_DEV: ["0", "default"],
       GRPC_ADDR: ["[::1]:4444", "set"],
+      HTTP_ADDR: ["127.0.0.1:0", "set"],
+      CORS_ORIGINS: ["–", "not set"],
       DATABASE_URL: ["postgres://roster_app:***@db/roster?sslmode=require&password=***", "set"],
       DIRECTORY_DATABASE_URL: ["postgres://roster_directory:***@db/roster", "set"],
       WORKER_DATABASE_URL: ["–", "not set"],

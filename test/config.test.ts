@@ -39,6 +39,7 @@ describe("readConfig in development", () => {
     expect(readConfig({ ROSTER_DEV: "1" })).toEqual({
       dev: true,
       grpc: { host: "127.0.0.1", port: 50051 },
+      http: { host: "127.0.0.1", port: 8080, origins: [] },
       database: undefined,
       migrationUrl: undefined,
       poolSize: 10,
@@ -91,6 +92,8 @@ describe("readConfig in production", () => {
   test("reads what is given", () => {
     const more = {
       GRPC_ADDR: "0.0.0.0:443",
+      HTTP_ADDR: "[::]:80",
+      CORS_ORIGINS: "https://admin.example, http://localhost:3000",
       ALLOW_CLEARTEXT: "1",
       MIGRATION_DATABASE_URL: "postgresql://m@db/roster",
       POOL_SIZE: "25",
@@ -105,6 +108,11 @@ describe("readConfig in production", () => {
     expect(readConfig({ ...production, ...more })).toEqual({
       dev: false,
       grpc: { host: "0.0.0.0", port: 443 },
+      http: {
+        host: "::",
+        port: 80,
+        origins: ["https://admin.example", "http://localhost:3000"],
+      },
       database: { app: production.DATABASE_URL, directory: production.DIRECTORY_DATABASE_URL },
       migrationUrl: more.MIGRATION_DATABASE_URL,
       poolSize: 25,
@@ -146,6 +154,26 @@ describe("readConfig in production", () => {
   test.each(Object.keys(production))("demands %s", (name) => {
     const { [name as keyof typeof production]: _left, ...rest } = production;
     expect(faultsOf(rest)).toEqual([name]);
+  });
+
+  test.each([
+    "*",
+    "admin.example",
+    "https://admin.example/",
+    "https://a.example,",
+    "null",
+    "https://A.example",
+  ])("lets no web pages of %j in", (CORS_ORIGINS) => {
+    expect(faultsOf({ ...production, CORS_ORIGINS })).toEqual(["CORS_ORIGINS"]);
+  });
+
+  test("has no HTTP port where it is off, and none beyond loopback that nobody asked for", () => {
+    expect(readConfig({ ...production, HTTP_ADDR: "off" }).http).toBe(undefined);
+    expect(faultsOf({ ...production, HTTP_ADDR: "0.0.0.0:8080" })).toEqual(["HTTP_ADDR"]);
+    expect(faultsOf({ ROSTER_DEV: "1", HTTP_ADDR: "0.0.0.0:1", ALLOW_CLEARTEXT: "1" })).toEqual([
+      "HTTP_ADDR",
+    ]);
+    expect(faultsOf({ ...production, HTTP_ADDR: "8080" })).toEqual(["HTTP_ADDR"]);
   });
 
   test("serves beyond loopback, and fetches keys from there, only where cleartext is allowed", () => {

@@ -215,6 +215,7 @@ export const startHarness = async (options: Partial<ServerOptions> = {}): Promis
   const logs: Record<string, unknown>[] = [];
   const server = await startServer({
     address: { host: "127.0.0.1", port: 0 },
+    http: { host: "127.0.0.1", port: 0, origins: [] },
     // Background work would take away what tests look at. Those about it start it themselves.
     database: { ...urls, worker: undefined },
     poolSize: 6,

@@ -23,7 +23,7 @@ import {
 import { StatusSchema } from "../src/gen/google/rpc/status_pb.ts";
 import type { Harness } from "./harness.ts";
 
-const detailSchemas = [
+export const detailSchemas = [
   ErrorInfoSchema,
   BadRequestSchema,
   PreconditionFailureSchema,

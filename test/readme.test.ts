@@ -26,6 +26,7 @@ const startDevelopment = async (): Promise<{ address: string; dataDir: string }>
     ROSTER_DEV: "1",
     ROSTER_DATA_DIR: dataDir,
     GRPC_ADDR: "127.0.0.1:0",
+    HTTP_ADDR: "127.0.0.1:0",
   };
   const server = spawn(process.execPath, ["src/cli/roster.js", "serve"], { cwd: root, env });
   onTestFinished(async () => {

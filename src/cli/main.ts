@@ -19,7 +19,7 @@ type Command = (args: readonly string[]) => Promise<unknown>;
 
 const overview = `usage: npx --no roster COMMAND
 
-  serve    serve gRPC
+  serve    serve gRPC and HTTP
   migrate  bring the database's schema up to this version
   token    print a development token
   config   print the configuration in force, without secrets

@@ -5,8 +5,9 @@ import { developmentTrust, signToken, startDevelopmentDatabase } from "./develop
 
 export const help = `usage: npx --no roster serve
 
-Serves gRPC on GRPC_ADDR until SIGTERM or SIGINT. With ROSTER_DEV=1 and without DATABASE_URL it runs an
-embedded PostgreSQL under ROSTER_DATA_DIR, applies migrations and makes a demo org.
+Serves gRPC on GRPC_ADDR, and Connect, gRPC-Web, JSON, probes and metrics on HTTP_ADDR, until SIGTERM or
+SIGINT. With ROSTER_DEV=1 and without DATABASE_URL it runs an embedded PostgreSQL under ROSTER_DATA_DIR,
+applies migrations and makes a demo org.
 Exit codes: 0 stopped, 1 cannot start, 2 the configuration is wrong.`;
 
 /** Serves until a signal, then stops in order. A signal that comes during the start stops what was started. */
@@ -57,6 +58,7 @@ const start = async (config: Config, log: Logger): Promise<() => Promise<void>> 
   try {
     const server = await startServer({
       address: config.grpc,
+      http: config.http,
       database,
       poolSize: config.poolSize,
       pipeline: config.pipeline,
@@ -69,9 +71,11 @@ const start = async (config: Config, log: Logger): Promise<() => Promise<void>> 
       log,
     });
     toStop.unshift(() => server.stop());
-    const { host } = config.grpc;
-    const address = `${host.includes(":") ? `[${host}]` : host}:${server.port}`;
-    const shown = development && !config.identity && (await introduction(config, address, log));
+    const address = addressOf(config.grpc.host, server.port);
+    const http = config.http && addressOf(config.http.host, server.httpPort);
+    const shown =
+      development && !config.identity && (await introduction(config, { address, http }, log));
+    if (http) log.info(`HTTP on ${http}`);
     log.info(`listening on ${address}`);
     log.flush();
     if (shown) process.stdout.write(shown);
@@ -81,6 +85,9 @@ const start = async (config: Config, log: Logger): Promise<() => Promise<void>> 
   }
   return stop;
 };
+
+const addressOf = (host: string, port: number | undefined): string =>
+  `${host.includes(":") ? `[${host}]` : host}:${port}`;
 
 /** JSON lines for machines; in development, for a person at a terminal, lines to read. */
 const logOf = ({ dev, logLevel: level }: Config): Logger => {
@@ -132,7 +139,11 @@ const readable = (line: string): string => {
 };
 
 /** Makes the demo and tells how to call the service: every line works when pasted. */
-const introduction = async (config: Config, address: string, log: Logger): Promise<string> => {
+const introduction = async (
+  config: Config,
+  { address, http }: { readonly address: string; readonly http: string | undefined },
+  log: Logger,
+): Promise<string> => {
   const { dataDir } = config;
   const ops = { subject: "service:ops", scope: ["roster.platform"] };
   const seeding = await signToken(dataDir, { ...ops, ttl: "5m" });
@@ -148,9 +159,12 @@ const introduction = async (config: Config, address: string, log: Logger): Promi
   const header = '-H "authorization: Bearer $TOKEN"';
   const body = `-d '{"orgId":"${orgId}"}'`;
   const curl = "npx --no buf curl --protocol grpc --http2-prior-knowledge";
+  const json = `curl ${header} -H "content-type: application/json" ${body}`;
+  const byHttp = http ? `\n  ${json} http://${http}/roster.v1.OrgService/GetOrg` : "";
   const elsewhere = dataDir === ".roster" ? "" : `ROSTER_DATA_DIR='${dataDir}' `;
   return `
-Roster is up on ${address}: gRPC, for this machine alone, with its data in ${dataDir}.
+Roster is up on ${address} (gRPC)${http ? ` and ${http} (JSON, Connect, gRPC-Web)` : ""}, for this machine alone,
+with its data in ${dataDir}.
 The demo org Acme:  ${orgId}
 Ada, who owns it:   ${ownerId}
 
@@ -158,7 +172,7 @@ Paste into another terminal, in this folder:
 
   export TOKEN=${token}
   ${curl} ${header} ${body} http://${address}/roster.v1.OrgService/ListOrgMembers
-  grpcurl -plaintext ${header} ${body} ${address} roster.v1.TeamService/ListTeams
+  grpcurl -plaintext ${header} ${body} ${address} roster.v1.TeamService/ListTeams${byHttp}
 
 That token is an operator's and lasts 12 hours. One for Ada, in her org:
 

@@ -63,8 +63,10 @@ interface Waiter {
 export class TenantPool {
   /** Counts what is sent. */
   readonly roundTrips: RoundTrips;
+  /** Calls that had to wait for a connection and got one, and how long all of them together. */
+  readonly waits = { count: 0, ms: 0 };
+  readonly size: number;
   private readonly slonik: DatabasePool;
-  private readonly size: number;
   private readonly limit: number;
   private readonly idle: Loan[] = [];
   private readonly waiting = new Set<Waiter>();
@@ -83,6 +85,12 @@ export class TenantPool {
   /** Calls that wait now. */
   get queued(): number {
     return this.waiting.size;
+  }
+
+  /** Connections that there are now. */
+  get connections(): { readonly idle: number; readonly used: number } {
+    const idle = this.idle.length;
+    return { idle, used: this.open - idle };
   }
 
   /**
@@ -117,6 +125,7 @@ export class TenantPool {
 
   private wait(deadline: Deadline): Promise<Loan> {
     if (this.waiting.size >= this.limit) throw new Overloaded();
+    const startMs = performance.now();
     return new Promise((resolve, reject) => {
       const stay = deadline.onOver(() => {
         this.waiting.delete(waiter);
@@ -126,6 +135,8 @@ export class TenantPool {
         serve: (loan) => {
           this.waiting.delete(waiter);
           stay();
+          this.waits.count++;
+          this.waits.ms += performance.now() - startMs;
           // At once, so that nobody else takes the place meanwhile.
           resolve(loan ?? this.connect());
         },

@@ -12,13 +12,14 @@ import { denials } from "./denials.ts";
 import { errors } from "./errors.ts";
 import { idempotency } from "./idempotency.ts";
 import { identity, type Verifier } from "./identity.ts";
-import { telemetry } from "./telemetry.ts";
+import { type CallMeter, telemetry } from "./telemetry.ts";
 import { type Sessions, unitOfWork } from "./unit-of-work.ts";
 import { validate } from "./validate.ts";
 
 /** What the corridor is built from. */
 export interface Corridor {
   readonly log: Logger;
+  readonly meter: CallMeter;
   readonly deadlines: DeadlineLimits;
   readonly verifier: Verifier;
   readonly sessions: Sessions;
@@ -31,6 +32,7 @@ export interface Corridor {
 /** The corridor in order. The unit of work opens lazily, so `audit` names the entry before it is written. */
 export const corridor = ({
   log,
+  meter,
   deadlines,
   verifier,
   sessions,
@@ -40,7 +42,7 @@ export const corridor = ({
   feed,
 }: Corridor): Interceptor[] => [
   // Sees every outcome, also a rejection.
-  telemetry(log),
+  telemetry(log, meter),
   // Nothing internal leaves, whoever threw it.
   errors(log),
   // Everything behind it, SQL included, inherits the time limit.

@@ -1,5 +1,5 @@
 import { randomUUID } from "node:crypto";
-import type { Message } from "@bufbuild/protobuf";
+import type { DescMethod, Message } from "@bufbuild/protobuf";
 import { ConnectError, type Interceptor } from "@connectrpc/connect";
 import type { Logger } from "pino";
 import { keys } from "../context.ts";
@@ -13,26 +13,37 @@ const codeNames = new Map<number, string>(
 );
 const printable = /^[\x21-\x7e]{1,128}$/;
 
+/** Counts calls, by method and outcome alone. */
+export interface CallMeter {
+  started(): void;
+  /** @param code by name, such as `NOT_FOUND` */
+  ended(method: DescMethod, code: string, ms: number): void;
+}
+
 /**
- * Gives the call its correlation id and writes one line when it ends, a stream with its last message. The line
- * holds ids and outcomes, never what a request or a row says.
+ * Gives the call its correlation id; when it ends, a stream with its last message, counts it and writes one line. The
+ * line holds ids and outcomes, never what a request or a row says.
  */
 export const telemetry =
-  (log: Logger): Interceptor =>
+  (log: Logger, meter: CallMeter): Interceptor =>
   (next) =>
   async (request) => {
     const start = performance.now();
+    meter.started();
     const given = request.header.get("x-request-id");
     const correlationId = given !== null && printable.test(given) ? given : randomUUID();
     const { contextValues: values } = request;
     values.set(keys.correlationId, correlationId);
-    const line = (code: number, reason?: string, messages?: number): void => {
+    const line = (number: number, reason?: string, messages?: number): void => {
+      const code = codeNames.get(number) ?? "UNKNOWN";
+      const ms = performance.now() - start;
+      meter.ended(request.method, code, ms);
       log.info({
         method: `${request.service.typeName}/${request.method.name}`,
-        code: codeNames.get(code),
+        code,
         reason,
         messages,
-        duration_ms: Math.round((performance.now() - start) * 1000) / 1000,
+        duration_ms: Math.round(ms * 1000) / 1000,
         org_id: values.get(keys.access)?.orgId,
         caller: values.get(keys.caller)?.subject,
         correlation_id: correlationId,

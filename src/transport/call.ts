@@ -18,6 +18,10 @@ import { fail } from "../errors.ts";
 /** A request whose bytes are no message of the RPC. It is refused when the corridor looks at the message. */
 export class Undecodable {}
 
+/** How such a request is refused. */
+export const undecodable = ({ input }: DescMethod, why = ""): ConnectError =>
+  fail("FIELD_INVALID", { field: "request", rule: `must be a ${input.typeName}${why}` });
+
 type Incoming =
   | grpc.ServerUnaryCall<Message | Undecodable, Message>
   | grpc.ServerWritableStream<Message | Undecodable, Message>;
@@ -46,12 +50,7 @@ export class Call implements UnaryRequest, HandlerContext {
 
   get message(): Message {
     const { request } = this.call;
-    if (request instanceof Undecodable) {
-      throw fail("FIELD_INVALID", {
-        field: "request",
-        rule: `must be a ${this.method.input.typeName}`,
-      });
-    }
+    if (request instanceof Undecodable) throw undecodable(this.method);
     return request;
   }
 

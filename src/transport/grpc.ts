@@ -8,6 +8,7 @@ import { ReflectionService } from "@grpc/reflection";
 import { HealthImplementation } from "grpc-health-check";
 import type { Route } from "../routes.ts";
 import { MetadataHeaders } from "./call.ts";
+import { limits } from "./limits.ts";
 import { mount, type OpenStreams, statusOf } from "./mount.ts";
 
 /** A running gRPC port. */
@@ -33,18 +34,15 @@ export interface GrpcOptions {
 /** Throws when the sender of this `authorization` may not go on. */
 type Guard = (authorization: string | null) => Promise<void>;
 
-const mebibyte = 1024 * 1024;
-const minuteMs = 60_000;
-
-const limits: grpc.ServerOptions = {
-  "grpc.max_receive_message_length": mebibyte,
-  "grpc.max_send_message_length": 4 * mebibyte,
-  "grpc.max_concurrent_streams": 250,
+const options: grpc.ServerOptions = {
+  "grpc.max_receive_message_length": limits.receiveBytes,
+  "grpc.max_send_message_length": limits.sendBytes,
+  "grpc.max_concurrent_streams": limits.streams,
   // Nobody asks for its counters, and keeping them costs each call.
   "grpc.enable_channelz": 0,
-  // Old connections are asked to go, so that clients spread again over new processes. grpc-js adds jitter.
-  "grpc.max_connection_age_ms": 30 * minuteMs,
-  "grpc.max_connection_age_grace_ms": minuteMs,
+  // grpc-js adds jitter.
+  "grpc.max_connection_age_ms": limits.connectionAgeMs,
+  "grpc.max_connection_age_grace_ms": limits.connectionAgeGraceMs,
 };
 
 /** Opens the port. @throws Error that names the address when it cannot be had */
@@ -55,7 +53,7 @@ export const serveGrpc = async ({
   interceptors,
   mayReflect,
 }: GrpcOptions): Promise<GrpcServer> => {
-  const server = new grpc.Server(limits);
+  const server = new grpc.Server(options);
   const open: OpenStreams = new Set();
   for (const route of routes) mount(server, route, interceptors, open);
 

@@ -29,8 +29,8 @@ import { StatusSchema } from "../gen/google/rpc/status_pb.ts";
 import type { Route } from "../routes.ts";
 import { Answer, Call, metadataOf, Undecodable } from "./call.ts";
 
-type Init = MessageInitShape<DescMessage>;
-type Handler<Output> = (request: Message, context: HandlerContext) => Output;
+export type Init = MessageInitShape<DescMessage>;
+export type Handler<Output> = (request: Message, context: HandlerContext) => Output;
 type Next<Response> = (request: UnaryRequest) => Promise<Response>;
 
 /** Ends of the streams that are open: what the server calls when it stops. */
@@ -85,7 +85,7 @@ const handling = (
 };
 
 /** The corridor, with what lies behind it. */
-const chainOf = <Response>(
+export const chainOf = <Response>(
   interceptors: readonly Interceptor[],
   last: Next<Response>,
 ): Next<Response> =>
@@ -153,7 +153,7 @@ const streaming = (
   };
 };
 
-async function* messagesOf(
+export async function* messagesOf(
   { output }: DescMethod,
   inits: AsyncIterable<Init>,
 ): AsyncGenerator<Message> {

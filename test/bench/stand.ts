@@ -86,6 +86,7 @@ export class Stand {
       DATABASE_URL: urls.app,
       DIRECTORY_DATABASE_URL: urls.directory,
       GRPC_ADDR: `127.0.0.1:${port}`,
+      HTTP_ADDR: "127.0.0.1:0",
       JWKS_FILE: join(this.folder, "jwks.json"),
       JWT_ISSUER: issuer,
       JWT_AUDIENCE: audience,
