@@ -5,6 +5,8 @@ export default defineConfig({
   plugins: [weakenSources()],
   test: {
     include: ["test/**/*.test.ts"],
+    // It starts two servers more, and runs when it is named.
+    exclude: process.argv.join().includes("replica") ? [] : ["test/replica.test.ts"],
     // Starts the one database server of the run; each file clones its own database from it.
     globalSetup: ["test/setup.ts"],
     pool: "forks",

@@ -130,6 +130,11 @@ describe("a development server", () => {
     const teams = JSON.parse(await paste(operators, same)).teams as Record<string, string>[];
     expect(teams.map(({ name }) => name).sort()).toEqual(["Design", "Engineering", "Support"]);
 
+    const byHttp = JSON.parse(
+      await paste(operators, server.line("curl ").replace("curl", "curl -s")),
+    );
+    expect(byHttp.org).toMatchObject({ id: server.orgId, name: "Acme" });
+
     const ada = await paste(server.line(`ROSTER_DATA_DIR='${dataDir}' npx --no roster token`));
     const { users } = callersOf(`http://${server.address}`, ada.trim());
     expect(await users.getCaller({})).toMatchObject({

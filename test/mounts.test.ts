@@ -1,4 +1,4 @@
-/** The gRPC port and every protocol of the HTTP port beside each other: nobody can tell them apart by what is answered. */
+/** The gRPC port and every protocol of the HTTP port beside each other: by their answers nobody can tell them apart. */
 import { randomUUID } from "node:crypto";
 import { toJson } from "@bufbuild/protobuf";
 import {
@@ -13,7 +13,7 @@ import { TeamService } from "../src/gen/roster/v1/team_service_pb.ts";
 import { UserService } from "../src/gen/roster/v1/user_service_pb.ts";
 import { type AnyClient, ConnectClient, grpcClient } from "./connect-client.ts";
 import { type Harness, startHarness, tokenFor, useHarness } from "./harness.ts";
-import { type Answer, loggedAs, type RawOptions } from "./raw-client.ts";
+import { type Answer, loggedAs, RawClient, type RawOptions } from "./raw-client.ts";
 
 const harness = useHarness();
 const { getTeam, createTeam, updateTeam, deleteTeam, listTeams, addTeamMember } =
@@ -214,6 +214,25 @@ describe("every protocol", () => {
         const { code } = await client.call(fake, {});
         expect({ name, code }).toEqual({ name, code: "UNIMPLEMENTED" });
       }
+  });
+
+  test("INVALID_ARGUMENT for bytes that are no message, once the caller is known", async () => {
+    const { server, ops } = harness.current;
+    const garbage = Buffer.from("ffffffffffff", "hex");
+    const [first, second] = [new RawClient(server.port), new RawClient(server.httpPort ?? 0)];
+    toClose.push(first, second);
+    for (const [reason, token] of [
+      ["CREDENTIAL_MISSING", ""],
+      ["FIELD_INVALID", ops.token],
+    ] as const) {
+      const options = { token, metadata: { "x-request-id": "garbage" } };
+      const told = seen(await second.call(getTeam, garbage, options));
+      expect(told).toEqual(seen(await first.call(getTeam, garbage, options)));
+      expect(told).toMatchObject({
+        ids: ["garbage"],
+        details: [[expect.anything(), { reason }], ...told.details.slice(1)],
+      });
+    }
   });
 
   test("RESOURCE_EXHAUSTED above 1 MiB, and the next call is served", async () => {

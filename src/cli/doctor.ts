@@ -54,7 +54,8 @@ const targetsOf = ({ values: v }: Inspection): readonly Target[] => {
   const { POOL_SIZE } = v;
   const directorySize = directoryPoolSize(POOL_SIZE);
   const named = [
-    ["DATABASE_URL", DATABASE_URL, "roster_app", POOL_SIZE],
+    // One more looks whether the database is there.
+    ["DATABASE_URL", DATABASE_URL, "roster_app", POOL_SIZE + 1],
     ["DIRECTORY_DATABASE_URL", DIRECTORY_DATABASE_URL, "roster_directory", directorySize],
     ["WORKER_DATABASE_URL", WORKER_DATABASE_URL, "roster_worker", 1],
     ["MIGRATION_DATABASE_URL", MIGRATION_DATABASE_URL, "roster_migrator", 1],

@@ -103,8 +103,7 @@ const answering =
     };
     const [response, { told, entered }] = await attempt(request);
     const error = told?.aborted && !entered ? told.reason : undefined;
-    if (!(error instanceof ConnectError && error.code === Code.InvalidArgument))
-      return legible(response);
+    if (!(error instanceof ConnectError && isNoMessage(error))) return legible(response);
     const json = isJson(request);
     const [refusal] = await attempt(emptied(request, json), json ? `: ${error.rawMessage}` : "");
     return legible(refusal);
@@ -124,6 +123,11 @@ const legible = (response: UniversalServerResponse): UniversalServerResponse => 
     },
   };
 };
+
+/** Connect's words for bytes and for JSON that it cannot decode. */
+const isNoMessage = ({ code, rawMessage }: ConnectError): boolean =>
+  code === Code.InvalidArgument ||
+  (code === Code.Internal && rawMessage.startsWith("parse binary:"));
 
 const contentTypeOf = ({ header }: UniversalServerRequest): string =>
   header.get("content-type") ?? "";
