@@ -17,7 +17,7 @@ const table = /(<!-- access table: [^\n]* -->\n)([\s\S]*?)(<!-- end of access ta
 const root = fileURLToPath(new URL("..", import.meta.url));
 
 /** Starts what `npm start` starts, on a free port and in a folder of its own. */
-const startDevelopment = async (): Promise<{ address: string; dataDir: string }> => {
+const startDevelopment = async (): Promise<Record<"address" | "http" | "dataDir", string>> => {
   const folder = mkdtempSync(join(tmpdir(), "roster-readme-"));
   chmodSync(folder, 0o755);
   const dataDir = join(folder, "data");
@@ -40,7 +40,7 @@ const startDevelopment = async (): Promise<{ address: string; dataDir: string }>
     const address = /listening on (127\.0\.0\.1:\d+)/.exec(line)?.[1];
     if (address !== undefined) {
       server.stdout.resume();
-      return { address, dataDir };
+      return { address, http: /HTTP on (127\.0\.0\.1:\d+)/.exec(printed)?.[1] ?? "", dataDir };
     }
   }
   throw new Error(`the server did not start: ${printed}`);
@@ -51,13 +51,14 @@ describe("README", () => {
     const text = readFileSync(file, "utf8");
     const tour = text.slice(text.indexOf("## A tour"), text.indexOf("## What it does"));
     const lines = [...tour.matchAll(/```sh\n([\s\S]*?)```/g)].map(([, block]) => block).join("");
-    const { address, dataDir } = await startDevelopment();
+    const { address, http, dataDir } = await startDevelopment();
+    const here = lines.replaceAll("127.0.0.1:50051", address).replaceAll("127.0.0.1:8080", http);
     // What npx finds, without the half second that npm takes to find it.
     const npx = [
       'npx() { shift; if [ "$1" = roster ]; then shift; node src/cli/roster.js "$@";',
       'else "node_modules/.bin/$@"; fi; }',
     ].join(" ");
-    const script = `set -euo pipefail\n${npx}\n${lines.replaceAll("127.0.0.1:50051", address)}`;
+    const script = `set -euo pipefail\n${npx}\n${here}`;
     const { stdout, stderr } = await promisify(execFile)("bash", ["-c", script], {
       cwd: root,
       env: { ...process.env, ROSTER_DATA_DIR: dataDir },
@@ -73,6 +74,7 @@ describe("README", () => {
     expect(stdout).toContain("refused: ETAG_STALE");
     expect(stderr).toContain("the resource changed; its etag is now");
     expect(stdout).toContain("refused: ORG_NOT_ALLOWED");
+    expect(stdout).toContain('"kind":"ACTOR_KIND_USER"');
     expect(stderr).toContain("no such org for you");
   }, 180_000);
 

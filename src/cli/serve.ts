@@ -163,8 +163,7 @@ const introduction = async (
   const byHttp = http ? `\n  ${json} http://${http}/roster.v1.OrgService/GetOrg` : "";
   const elsewhere = dataDir === ".roster" ? "" : `ROSTER_DATA_DIR='${dataDir}' `;
   return `
-Roster is up on ${address} (gRPC)${http ? ` and ${http} (JSON, Connect, gRPC-Web)` : ""}, for this machine alone,
-with its data in ${dataDir}.
+Roster is up, for this machine alone: gRPC on ${address}${http ? `, JSON on ${http}` : ""}, data in ${dataDir}.
 The demo org Acme:  ${orgId}
 Ada, who owns it:   ${ownerId}
 
