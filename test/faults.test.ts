@@ -28,7 +28,8 @@ const whileTeamsAreLocked = async <T>(work: () => Promise<T>): Promise<T> => {
 const backends = async (condition = "true"): Promise<number[]> => {
   const { rows } = await harness.current.admin.query<{ pid: number }>(`
     select pid from pg_stat_activity
-    where datname = current_database() and usename in ('roster_app', 'roster_directory') and ${condition}
+    where datname = current_database() and usename in ('roster_app', 'roster_directory')
+      and application_name <> 'roster readiness' and ${condition}
     order by pid`);
   return rows.map(({ pid }) => pid);
 };
