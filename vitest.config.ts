@@ -17,5 +17,7 @@ export default defineConfig({
     fsModuleCache: !weakensSource(),
     testTimeout: 30_000,
     hookTimeout: 60_000,
+    // What comes soon comes later on a busy machine.
+    expect: { poll: { timeout: 10_000 } },
   },
 });
