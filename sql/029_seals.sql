@@ -156,6 +156,22 @@ create function roster.sealed_until() returns xid8
   language sql stable security definer set search_path = ''
   return coalesce((select s.until_xid from roster.audit_seals s order by s.until_xid desc limit 1), '0');
 
+-- Refuses to go on where transactions are numbered anew: what is new would pass for sealed, or for removed.
+create function roster.demand_history() returns void
+  language plpgsql stable set search_path = ''
+  as $$
+declare
+  horizon constant xid8 := pg_snapshot_xmin(pg_current_snapshot());
+  done constant xid8 := roster.sealed_until();
+begin
+  if done >= horizon then
+    raise exception 'the log was sealed up to transaction %, and this server is only at %', done, horizon
+      using hint = 'It was restored from a dump. Stop the server and advance its transactions: pg_resetwal --epoch';
+  end if;
+end
+$$;
+grant execute on function roster.demand_history() to roster_gate;
+
 -- Seals about so many rows, whole transactions, the oldest first, and says how many; zero when none are left, null
 -- while another process is at it. A transaction that is under way holds back all that began after it: it will take
 -- its place in the order, and nothing may be sealed that could still get something before it.
@@ -174,12 +190,9 @@ begin
   if not pg_try_advisory_xact_lock(5118620949) then
     return null;
   end if;
+  perform roster.demand_history();
   horizon := pg_snapshot_xmin(pg_current_snapshot());
   done := roster.sealed_until();
-  if done >= horizon then
-    raise exception 'the log was sealed up to transaction %, and this server is only at %', done, horizon
-      using hint = 'It was restored from a dump. Stop the server and advance its transactions: pg_resetwal --epoch';
-  end if;
   select r.xid into upto
   from (
     select u.xid

@@ -37,6 +37,7 @@ begin
   if not pg_try_advisory_xact_lock(5118620950) then
     return 0;
   end if;
+  perform roster.demand_history();
   for log in
     select l.org_id, now() - make_interval(days => l.audit_retention_days) as until_time
     from roster.org_limits l where l.audit_retention_days > 0
@@ -66,7 +67,8 @@ begin
 end
 $$;
 
--- Drops the past months of which every row is marked, and says how many tables those were. Readers and writers wait
+-- Drops the past months of which every row is marked, and says how many tables those were. A day later: what a last
+-- transaction left there is seen by then. Readers and writers wait
 -- meanwhile, so it gives up soon when it would have to wait itself.
 create function roster.drop_expired_months() returns int
   language plpgsql security definer set search_path = '' set timezone = 'UTC' set lock_timeout = '2s'
@@ -82,7 +84,7 @@ begin
   for child in
     select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
     where i.inhparent in ('roster.audit_entries'::regclass, 'roster.audit_changes'::regclass)
-      and c.relname ~ '_\d{4}_\d\d$' and right(c.relname, 7) < to_char(now(), 'YYYY_MM')
+      and c.relname ~ '_\d{4}_\d\d$' and right(c.relname, 7) < to_char(now() - interval '1 day', 'YYYY_MM')
     order by c.relname
   loop
     execute format('select exists (select from roster.%I where not roster.is_removed(org_id, xid))', child) into needed;
@@ -104,6 +106,7 @@ declare
   gone int;
   removed int := 0;
 begin
+  perform roster.demand_history();
   for log in
     select r.org_id, r.until_xid from roster.audit_removals r where r.pending
     order by r.org_id for update skip locked

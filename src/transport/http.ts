@@ -126,14 +126,17 @@ class Port {
     });
   }
 
-  /** Asks a connection to go when it is old. */
+  /** Asks a connection to go when it is old, and ends it when it stays. */
   private keep(session: http2.ServerHttp2Session): void {
     this.sessions.add(session);
     // So that those of one moment do not come back in one.
     const jitter = 0.9 + Math.random() * 0.2;
-    const age = setTimeout(() => session.close(), limits.connectionAgeMs * jitter).unref();
+    const ageMs = limits.connectionAgeMs * jitter;
+    const age = setTimeout(() => session.close(), ageMs).unref();
+    const end = setTimeout(() => session.destroy(), ageMs + limits.connectionAgeGraceMs).unref();
     session.once("close", () => {
       clearTimeout(age);
+      clearTimeout(end);
       this.sessions.delete(session);
     });
   }
@@ -242,15 +245,25 @@ const respond = (answer: Answering, request: Request, response: Response): void 
 /** What of a body that is too large is still taken, so that its sender hears the answer. */
 const patienceBytes = 16 * limits.receiveBytes;
 
+const cutOff = (request: Request): void => {
+  if (request instanceof http.IncomingMessage) request.destroy();
+  else request.stream.close(http2.constants.NGHTTP2_ENHANCE_YOUR_CALM);
+};
+
+/** How long a body may take: it is held in memory before anyone knows whose it is. */
+const bodyMs = 30_000;
+
 /** The body, of which the rest is read and dropped when nobody wants it: to cut it off would cut the answer off. */
 async function* bodyOf(request: Request): AsyncGenerator<Uint8Array> {
+  const slow = setTimeout(() => cutOff(request), bodyMs).unref();
   try {
     yield* request.iterator({ destroyOnReturn: false });
   } finally {
+    clearTimeout(slow);
     let left = patienceBytes;
     request.on("data", (chunk: Uint8Array) => {
       left -= chunk.length;
-      if (left < 0) request.destroy();
+      if (left < 0) cutOff(request);
     });
   }
 }
