@@ -74,9 +74,9 @@ export const feedState = async (unit: UnitOfWork): Promise<FeedState> =>
   toState(await unit.one(sql.type(stateRow)`${state}`, never, { primary: true }));
 
 /** Whose changes are read: an org's as it may see them, all but the copies that orgs got, or all. */
-export type Sight = { readonly orgId: string } | "originals" | "all";
+export type Whose = { readonly orgId: string } | "originals" | "all";
 
-const sightOf = (sight: Sight) => {
+const sightOf = (sight: Whose) => {
   if (sight === "all") return sql.fragment`true`;
   if (sight === "originals") return sql.fragment`not c.copied`;
   return sql.fragment`c.org_id = ${sight.orgId}`;
@@ -88,7 +88,7 @@ const sightOf = (sight: Sight) => {
  */
 export const changesAfter = async (
   unit: UnitOfWork,
-  sight: Sight,
+  sight: Whose,
   { seen, part }: Place,
   limit: number,
 ): Promise<FeedState & { readonly rows: readonly ChangeRow[] }> => {

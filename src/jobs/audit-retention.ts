@@ -1,5 +1,5 @@
 /** Removes what of the audit log is kept no longer. */
-import { batch, inBatches, type Limits, withWorker } from "./worker.ts";
+import { batch, inBatches, type Limits, numberOf, withWorker } from "./worker.ts";
 
 /** How much went. */
 export interface Expired {
@@ -24,15 +24,13 @@ export const removeExpiredAudit = async (
   limits: Limits = {},
 ): Promise<Expired> => {
   const { seals, months } = await withWorker(url, limits, async (client) => {
-    const count = async (text: string, values: readonly number[] = []): Promise<number> => {
-      const { rows } = await client.query<{ count: number }>(text, [...values]);
-      return rows[0]?.count ?? 0;
-    };
     let all = 0;
     for (let some = -1; some !== 0; all += some)
-      some = await count("select roster.expire_audit($1, $2) as count", [platformDays, batch]);
-    return { seals: all, months: await count("select roster.drop_expired_months() as count") };
+      some =
+        (await numberOf(client, "select roster.expire_audit($1, $2)", [platformDays, batch])) ?? 0;
+    const months = await numberOf(client, "select roster.drop_expired_months()");
+    return { seals: all, months: months ?? 0 };
   });
-  const text = "select roster.remove_expired_audit($1) as removed";
+  const text = "select roster.remove_expired_audit($1)";
   return { seals, months, removed: await inBatches(url, text, limits) };
 };

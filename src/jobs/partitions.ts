@@ -1,13 +1,12 @@
-import { type Limits, withWorker } from "./worker.ts";
+import { type Limits, numberOf, withWorker } from "./worker.ts";
 
 const monthsAhead = 12;
 
 /** Makes the audit log's partitions of the coming year that are not there yet, and says how many. */
 export const makePartitions = (url: string, limits: Limits = {}): Promise<number> =>
-  withWorker(url, limits, async (client) => {
-    const { rows } = await client.query<{ made: number }>(
-      "select roster.make_partitions($1) as made",
-      [monthsAhead],
-    );
-    return rows[0]?.made ?? 0;
-  });
+  withWorker(
+    url,
+    limits,
+    async (client) =>
+      (await numberOf(client, "select roster.make_partitions($1)", [monthsAhead])) ?? 0,
+  );

@@ -1,20 +1,15 @@
 /** Seals the audit log: proves later that nobody has altered it. */
 import { setTimeout as delay } from "node:timers/promises";
 import type pg from "pg";
-import { type Limits, withWorker } from "./worker.ts";
+import { type Limits, numberOf, withWorker } from "./worker.ts";
 
 /** Rows that one transaction seals, about: it takes whole transactions of others. */
 const most = 10_000;
 const busyMs = 200;
 
-/** Seals one batch. @returns how many rows; undefined while another process is at it */
-const sealSome = async (client: pg.Client): Promise<number | undefined> => {
-  const { rows } = await client.query<{ sealed: number | null }>(
-    "select roster.seal_audit($1) as sealed",
-    [most],
-  );
-  return rows[0]?.sealed ?? undefined;
-};
+/** Seals one batch. @returns how many rows; null while another process is at it */
+const sealSome = (client: pg.Client): Promise<number | null> =>
+  numberOf(client, "select roster.seal_audit($1)", [most]);
 
 /**
  * Seals all that is committed and not sealed, in every org's log, up to the oldest transaction that is under way.
@@ -28,7 +23,7 @@ export const seal = (url: string, limits: Limits = {}): Promise<number> =>
     for (;;) {
       const sealed = await sealSome(client);
       if (sealed === 0) return all;
-      if (sealed === undefined) await delay(busyMs, undefined, { signal: limits.signal });
+      if (sealed === null) await delay(busyMs, undefined, { signal: limits.signal });
       else all += sealed;
     }
   });

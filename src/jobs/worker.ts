@@ -45,19 +45,34 @@ export const withWorker = async <T>(
   }
 };
 
+/** Runs a statement that answers with one number; null is what the database says in place of one. */
+export const numberOf = async (
+  client: pg.Client,
+  text: string,
+  values: readonly number[] = [],
+): Promise<number | null> => {
+  const { rows } = await client.query<[number | null]>({
+    text,
+    values: [...values],
+    rowMode: "array",
+  });
+  const [row] = rows;
+  if (!row) throw new Error("the statement answered nothing");
+  return row[0];
+};
+
 /**
  * Runs a statement again and again, until it takes away less than it may.
  *
  * @param url logs in as roster_worker
- * @param text takes as $1 how many rows it may take away, and answers with one row: how many went, as `removed`
+ * @param text takes as $1 how many rows it may take away, and answers how many went
  * @returns how many went in all
  */
 export const inBatches = (url: string, text: string, limits: Limits = {}): Promise<number> =>
   withWorker(url, limits, async (client) => {
     let all = 0;
     for (;;) {
-      const { rows } = await client.query<{ removed: number }>(text, [batch]);
-      const removed = rows[0]?.removed ?? 0;
+      const removed = (await numberOf(client, text, [batch])) ?? 0;
       all += removed;
       if (removed < batch) return all;
     }

@@ -6,7 +6,7 @@ import {
   changesAfter,
   type FeedState,
   feedState,
-  type Sight,
+  type Whose,
 } from "../database/feed.ts";
 import { weigh } from "../database/page.ts";
 import {
@@ -25,6 +25,7 @@ import type {
 } from "../gen/roster/v1/change_service_pb.ts";
 import { type ChangeInit, changesOfRow } from "./change-images.ts";
 import { snapshotOf } from "./change-snapshots.ts";
+import { firstId } from "./requests.ts";
 
 type Message = MessageInitShape<typeof WatchChangesResponseSchema>;
 
@@ -33,7 +34,7 @@ const [usualSize, maximumSize] = [50, 1_000];
 /** What one message holds at most, far below what the transport sends. */
 const [messageChanges, messageBytes] = [200, 1024 * 1024];
 
-const sightOf = (context: HandlerContext): Sight => {
+const sightOf = (context: HandlerContext): Whose => {
   const orgId = maybeOrgId(context);
   return orgId === undefined ? "originals" : { orgId };
 };
@@ -139,7 +140,9 @@ class Watch {
       const place: Place = this.place;
       const { seen, part } = place;
       if (!part && covers(seen, begin)) return;
-      const within: Place = part ? place : { seen, part: { of: begin, ...start } };
+      const within: Place = part
+        ? place
+        : { seen, part: { of: begin, last: firstId, id: firstId } };
       const of = within.part?.of ?? begin;
       const page = await changesAfter(
         unitOfWork(this.context),
@@ -228,12 +231,6 @@ class Watch {
     return sealPosition(positionKey, maybeOrgId(this.context), this.epoch, place);
   }
 }
-
-/** Comes before every change of a part. */
-const start = {
-  last: "00000000-0000-0000-0000-000000000000",
-  id: "00000000-0000-0000-0000-000000000000",
-};
 
 export const changeService = {
   watchChanges: (request, context) => new Watch(request, context).messages(request),
