@@ -100,7 +100,7 @@ describe("A seal", () => {
     expect(await faultsOf(harness.current, orgId)).toEqual([]);
   });
 
-  test("is not made, nor anything removed, where transactions are behind the log's, after a restored dump", async () => {
+  test("is not made, nor anything removed, while transactions are behind it after a restored dump", async () => {
     const { admin } = harness.current;
     await harness.current.tenant();
     await sealAll(harness.current);
