@@ -39,30 +39,31 @@ create function roster.check_access(person uuid, permission text, team uuid) ret
   as $$
 declare
   org constant uuid := roster.current_org();
+  org_state text := 'ACTIVE';
   facts record;
   granted text[];
   team_open boolean;
   team_role text;
   reason text;
 begin
-  select o.state as org_state, m.role, m.custom_role, m.state as member_state, u.state as user_state, t.path, t.secrets,
+  -- `enter` lets no person into an organisation that is not active.
+  if roster.current_actor() is null then
+    select o.state into org_state from roster.orgs o where o.id = org;
+  end if;
+
+  select m.role, m.custom_role, m.state as member_state, u.state as user_state, t.path, t.secrets,
     reach.maintained, reach.joined
   into facts
-  from roster.orgs o
+  from (select) here
   left join (roster.org_members m join roster.users u on u.id = m.user_id and u.delete_time is null)
     on m.org_id = org and m.user_id = person and (m.expire_time is null or m.expire_time > now())
   left join roster.teams t on t.org_id = org and t.id = team and t.delete_time is null
   -- The lowest levels of the path where the user has a role: one probe each, however many teams the user is in.
   cross join lateral (
-    select max(way.level) filter (where way.role = 'MAINTAINER') as maintained,
-      max(way.level) filter (where way.role is not null) as joined
-    from (
-      select l.level, (
-        select i.role from roster.team_members i
-        where i.org_id = org and i.team_id = t.path[l.level] and i.user_id = person) as role
-      from (select generate_subscripts(t.path, 1) as level) l
-      offset 0) way) reach -- Without the offset, each use of a role is a probe of its own.
-  where o.id = org;
+    select max(array_position(t.path, i.team_id)) filter (where i.role = 'MAINTAINER') as maintained,
+      max(array_position(t.path, i.team_id)) as joined
+    from roster.team_members i
+    where i.org_id = org and i.team_id = any (t.path) and i.user_id = person) reach;
 
   if facts.custom_role is null then
     granted := roster.built_in_permissions(facts.role);
@@ -80,7 +81,7 @@ begin
   end if;
 
   reason := roster.access_reason(permission, granted, facts.role, facts.member_state, facts.user_state,
-    facts.org_state, team is not null, team_open, team_role);
+    org_state, team is not null, team_open, team_role);
   return array[reason, coalesce(facts.role, ''), coalesce(team_role, 'UNSPECIFIED')]
     || case reason when 'TEAM_ROLE' then facts.path[coalesce(facts.maintained, facts.joined) :]::text[] end;
 end
