@@ -199,7 +199,8 @@ describe("a database that is too slow", () => {
         timed(blocked().then(() => refusal(owner.orgs.getOrg({ orgId }, { timeoutMs: 200 })))),
       ]);
       expect([slow.code, waiting.code]).toEqual(["DeadlineExceeded", "DeadlineExceeded"]);
-      expect(Math.max(slowMs, waitingMs)).toBeLessThan(3_000);
+      // Not the server's default.
+      expect(Math.max(slowMs, waitingMs)).toBeLessThan(9_000);
       // The statement ends with the call, though the lock is still held.
       const ended = async () => expect(await backends("state <> 'idle'")).toEqual([]);
       await vi.waitFor(ended, patience);

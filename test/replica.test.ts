@@ -222,7 +222,7 @@ describe("A standby that lags", () => {
       const count = await counting(() => Promise.all(teams.map(writeAndRead)));
       expect(stale).toEqual([]);
       // Both have answered.
-      expect(count.standby).toBeGreaterThan(50);
+      expect(count.standby).toBeGreaterThan(0);
       expect(count.primary).toBeGreaterThan(teams.length * pairs);
     } finally {
       going = false;

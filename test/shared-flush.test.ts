@@ -120,7 +120,7 @@ describe("reads of one row that are asked for in one turn", () => {
 
   test("do not wait for lists, which leave by themselves", async () => {
     const { current } = pools;
-    const slow = current.reading().many(sql.type(number)`select 1 as n from pg_sleep(0.5)`);
+    const slow = current.reading().many(sql.type(number)`select 1 as n from pg_sleep(1.5)`);
     let over = false;
     slow.then(() => {
       over = true;

@@ -18,11 +18,13 @@ const longTransaction = async (
   texts: readonly string[],
   end: "commit" | "rollback" | "kill",
   holdMs: number,
+  begun: () => Promise<void> | void = () => {},
 ): Promise<void> => {
   const client = new pg.Client({ connectionString: harness.current.urls.admin });
   client.on("error", () => undefined);
   await client.connect();
   await client.query(`begin; ${writing}; select pg_current_xact_id()`);
+  await begun();
   for (const text of texts) {
     await delay(holdMs / texts.length);
     await client.query(text);
@@ -47,17 +49,22 @@ describe("The order of the feed", () => {
     await expect.poll(() => watcher.position).not.toBe("");
     const { position } = watcher;
     // It begins first and writes last; a third one, which began between the two, is still running then.
+    const [began, written] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
     const older = longTransaction(
       ["second", "third", "fourth", "last"].map(
         (text) => `update roster.teams set description = '${text}' where id = '${teamId}'`,
       ),
       "commit",
-      1_200,
+      1_000,
+      async () => {
+        began.resolve();
+        await written.promise;
+      },
     );
-    await delay(50);
+    await began.promise;
     const third = longTransaction([`select 1`], "rollback", 800);
-    await delay(50);
     await owner.teams.updateTeam({ team: { orgId, id: teamId, description: "first" } });
+    written.resolve();
     await Promise.all([older, third]);
     await expect.poll(() => JSON.stringify(fold.shown())).toContain("last");
     const { changes } = await owner.changes.listChanges({ orgId, position });
@@ -154,9 +161,14 @@ describe("The order of the feed", () => {
     const { position } = await owner.changes.listChanges({ orgId });
 
     const end = performance.now() + 3_500;
+    let done = 0;
     const writers = [...Array.from({ length: 4 }, () => works), [long], [long]].map(
       async (some) => {
-        while (performance.now() < end) await pick(some)().catch(() => undefined);
+        while (performance.now() < end || done < 150)
+          await pick(some)().then(
+            () => done++,
+            () => undefined,
+          );
       },
     );
     await Promise.all(writers);

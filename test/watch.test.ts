@@ -96,9 +96,7 @@ describe("ChangeService.WatchChanges", () => {
     await expect.poll(() => watcher.told).toEqual(["team_member CREATED"]);
     await makeTeam(owner, { orgId, name: "Another" });
     const before = watcher.messages.length;
-    await expect
-      .poll(() => watcher.messages.length, { timeout: 3_000 })
-      .toBeGreaterThan(before + 1);
+    await expect.poll(() => watcher.messages.length).toBeGreaterThan(before + 1);
     const beats = watcher.messages.slice(before + 1);
     expect(
       beats.every(
@@ -131,8 +129,9 @@ describe("ChangeService.WatchChanges", () => {
     await expect.poll(() => crowd.every(({ position }) => position !== "")).toBe(true);
     const { roundTrips } = current.server;
     const [before, beats] = [roundTrips(), crowd.map(({ messages }) => messages.length)];
+    const start = performance.now();
     await delay(1_000);
-    const polls = 1_000 / 50 + 2;
+    const polls = (performance.now() - start) / 50 + 2;
     const judged = crowd.reduce(
       (sum, { messages }, i) => sum + messages.length - (beats[i] ?? 0),
       0,
@@ -190,7 +189,7 @@ describe("A watch ends", () => {
     const { current } = harness;
     const { orgId, ownerId } = await current.tenant();
     const { watchChanges } = ChangeService.method;
-    const expires = Math.floor(Date.now() / 1000) - 58;
+    const expires = Math.floor(Date.now() / 1000) - 55;
     const open = async (options: object) =>
       openStream(
         current.server.port,
@@ -200,7 +199,7 @@ describe("A watch ends", () => {
       ).rest();
     const [expired, late] = await Promise.all([
       open({ token: await tokenFor(ownerId, { expires }) }),
-      open({ timeoutMs: 700 }),
+      open({ timeoutMs: 3_000 }),
     ]);
     expect(expired).toMatchObject({ code: "UNAUTHENTICATED", reason: "CREDENTIAL_EXPIRED" });
     expect(late.code).toBe("DEADLINE_EXCEEDED");
@@ -259,7 +258,7 @@ describe("A watch ends", () => {
     const before = performance.now();
     const stopped = current.stop();
     expect(await second.ended).toMatchObject({ code: "Unavailable", reason: "STREAM_ENDED" });
-    expect(performance.now() - before).toBeLessThan(1_000);
+    expect(performance.now() - before).toBeLessThan(5_000);
     await stopped;
     expect(current.server.watchers()).toBe(0);
   });
