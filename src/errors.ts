@@ -88,6 +88,11 @@ const rules: Readonly<Record<Reason, Rule>> = {
   EXPORT_POSITION_INVALID: invalid(
     () => "position: not one that an export of this log sent; start with an empty one",
   ),
+  EXPORT_POSITION_OUT_OF_RANGE: {
+    code: Code.OutOfRange,
+    message: () =>
+      "retention has removed entries behind this position; start with an empty one to get what is left",
+  },
   OPERATOR_REASON_REQUIRED: invalid((m) => `say why you call, in metadata \`${m.key}\``),
   OPERATOR_REASON_INVALID: invalid(
     (m) => `metadata \`${m.key}\` must be at most 200 characters of printable ASCII`,

@@ -3,7 +3,7 @@ import { removeExpiredAudit } from "../src/jobs/audit-retention.ts";
 import { makePartitions } from "../src/jobs/partitions.ts";
 import { heads } from "../src/jobs/verify-audit.ts";
 import { log } from "./audit-log.ts";
-import { useHarness } from "./harness.ts";
+import { type Callers, refusal, useHarness } from "./harness.ts";
 import { faultsOf, sealAll, tamper } from "./sealed.ts";
 
 const harness = useHarness();
@@ -53,6 +53,19 @@ describe("The audit log's retention", () => {
     await sealAll(harness.current);
     expect(await expire()).toEqual({ seals: 0, months: 0, removed: 0 });
 
+    // Where exports of the org's log and of all have sent the oldest entry.
+    const { rows } = await harness.current.admin.query(
+      "select min(create_time) as oldest from roster.audit_entries where org_id = $1",
+      [orgId],
+    );
+    const filter = `create_time < ${new Date(rows[0].oldest.getTime() + 1).toISOString()}`;
+    const positionOf = async ({ audit }: Callers, id: string): Promise<string> => {
+      let position = "";
+      for await (const message of audit.exportAuditEntries({ orgId: id, filter }))
+        ({ position } = message);
+      return position;
+    };
+    const [ofOrg, ofAll] = [await positionOf(owner, orgId), await positionOf(ops, "")];
     await keep(orgId, 30);
     const [before, others] = [await rowsOf(orgId), await rowsOf(other.orgId)];
     expect(await expire()).toEqual({ seals: 1, months: 0, removed: before - 4 });
@@ -63,6 +76,18 @@ describe("The audit log's retention", () => {
       "roster.v1.OrgService/UpdateOrgLimits",
       "roster.v1.OrgService/UpdateOrg",
     ]);
+
+    // An export that was left behind hears that it missed something.
+    const goOn = async ({ audit }: Callers, request: { orgId?: string; position: string }) => {
+      for await (const message of audit.exportAuditEntries(request)) if (message.position) return;
+    };
+    const refused = { code: "OutOfRange", reason: "EXPORT_POSITION_OUT_OF_RANGE" };
+    expect(await refusal(goOn(owner, { orgId, position: ofOrg }))).toMatchObject(refused);
+    expect(await refusal(goOn(ops, { position: ofAll }))).toMatchObject(refused);
+    const anew = owner.audit.exportAuditEntries({ orgId });
+    const { value } = await anew[Symbol.asyncIterator]().next();
+    expect(value.auditEntries).toHaveLength(2);
+    await goOn(owner, { orgId, position: value.position });
 
     for (const id of [orgId, other.orgId, noOrg])
       expect(await faultsOf(harness.current, id)).toEqual([]);

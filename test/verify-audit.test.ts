@@ -1,3 +1,4 @@
+import { setTimeout as delay } from "node:timers/promises";
 import { describe, expect, test } from "vitest";
 import { AuditFaultKind } from "../src/gen/roster/v1/audit_pb.ts";
 import { refusal, useHarness } from "./harness.ts";
@@ -60,6 +61,43 @@ describe("AuditService.VerifyAuditLog", () => {
     const inside = (org: string, user: string) => within(app, enter(org, user), check, [orgId]);
     expect((await inside(orgId, ownerId)).rows).toHaveLength(1);
     expect(await inside(other.orgId, other.ownerId)).toMatchObject({ rows: [], code: undefined });
+  });
+
+  test("goes on behind a seal, and says when half of its time was not enough", async () => {
+    const { orgId, owner } = await harness.current.tenant();
+    for (let i = 0; i < 10; i++) {
+      await makeTeam(owner, { orgId, name: `Team ${i}` });
+      await sealAll(harness.current);
+    }
+    const whole = await owner.audit.verifyAuditLog({ orgId });
+    expect(whole).toMatchObject({ verified: true, more: false, verifiedSealNumber: 10n });
+    const { admin } = harness.current;
+    await admin.query("begin; lock table roster.audit_seals in access exclusive mode");
+    const slow = owner.audit.verifyAuditLog({ orgId }, { timeoutMs: 6_000 });
+    await delay(3_200);
+    await admin.query("rollback");
+    expect(await slow).toMatchObject({ verified: true, more: true, verifiedSealNumber: 8n });
+    const rest = await owner.audit.verifyAuditLog({ orgId, afterSealNumber: 8n });
+    expect(rest).toMatchObject({ verified: true, more: false, verifiedSealNumber: 10n });
+    expect(await owner.audit.verifyAuditLog({ orgId, afterSealNumber: 11n })).toMatchObject({
+      verified: false,
+      verifiedSealNumber: 0n,
+      firstFault: { kind: AuditFaultKind.SEAL_MISSING, sealNumber: 11n },
+    });
+
+    await tamper(
+      harness.current,
+      `update roster.audit_entries set subject = 'nobody'
+       where id = (select id from roster.audit_entries where org_id = $1 order by create_time desc limit 1)`,
+      [orgId],
+    );
+    expect(await owner.audit.verifyAuditLog({ orgId })).toMatchObject({
+      verified: false,
+      verifiedSealNumber: 9n,
+      firstFault: { kind: AuditFaultKind.EDITED, sealNumber: 10n },
+    });
+    const behind = await owner.audit.verifyAuditLog({ orgId, afterSealNumber: 10n });
+    expect(behind).toMatchObject({ verified: true, verifiedSealNumber: 10n });
   });
 
   test("proves to operators each org's log, and the one that belongs to none", async () => {

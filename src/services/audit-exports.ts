@@ -5,7 +5,7 @@ import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { z } from "zod";
 import { maybeOrgId, settings, unitOfWork } from "../context.ts";
 import { heavy, seal, unseal, weigh } from "../database/page.ts";
-import { type FragmentSqlToken, sql } from "../database/sql.ts";
+import { type FragmentSqlToken, maybeInstant, sql } from "../database/sql.ts";
 import { fail } from "../errors.ts";
 import { AuditChangeSchema } from "../gen/roster/v1/audit_pb.ts";
 import type {
@@ -100,6 +100,18 @@ const placeAt = (position: string, key: KeyObject, binding: string): Place => {
   const text = unseal(key, position, binding);
   if (text === undefined) throw fail("EXPORT_POSITION_INVALID", { field: "position" });
   return JSON.parse(text);
+};
+
+/** Refuses a place behind which retention may have removed what nobody was sent. */
+const demandKept = async (
+  [time]: NonNullable<Place>,
+  orgId: string | undefined,
+  context: HandlerContext,
+): Promise<void> => {
+  const ofOrg = orgId === undefined ? sql.fragment`` : sql.fragment`and org_id = ${orgId}`;
+  const removed = await unitOfWork(context).many(sql.type(z.object({ kept_from: maybeInstant }))`
+    select kept_from from roster.audit_removals where kept_from > ${time}::timestamptz ${ofOrg} limit 1`);
+  if (removed.length > 0) throw fail("EXPORT_POSITION_OUT_OF_RANGE");
 };
 
 /** The place behind a whole page: nothing that was overtaken is left before it. */
@@ -215,6 +227,7 @@ export const auditExports = {
     const { pageKey } = settings(context);
     const binding = `${context.method.name}\n${orgId ?? ""}`;
     let place = placeAt(position, pageKey, binding);
+    if (place) await demandKept(place, orgId, context);
     const message = (entries: Entry[]): Message => ({
       auditEntries: entries.map(inWire),
       position: place ? seal(pageKey, JSON.stringify(place), binding) : "",

@@ -1,16 +1,16 @@
 /** `npm run bench`: Roster beside its floor and beside the naive composition, in one run. */
 import { writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
+import { measureAudited } from "./audited.ts";
 import { load, usual } from "./data.ts";
-import { exportName, measureExport } from "./export.ts";
+import { deliveryName, measureDelivery } from "./delivery.ts";
+import { exportName, measureExport, measureVerify, verifyName } from "./log.ts";
 import {
   type Against,
   type Budget,
-  createdUser,
   type Operation,
   operationOf,
   operations,
-  repeatableUser,
 } from "./operations.ts";
 import { idleMb, median, type Served, type SystemOptions, timeToImport } from "./process.ts";
 import { type Cost, openStand, type Stand } from "./stand.ts";
@@ -18,7 +18,8 @@ import { type Cost, openStand, type Stand } from "./stand.ts";
 const help = `usage: npm run bench -- [--only A,B] [--seconds N] [--rounds R] [--json FILE]
 
 Measures Roster, the floor and the naive composition on a database of its own, in turns.
-  --only     operations, by name: ${[...operations.map(({ name }) => name), exportName].join(", ")}
+  --only     operations, by name: ${operations.map(({ name }) => name).join(", ")},
+             ${[deliveryName, exportName, verifyName].join(", ")}, Audit (all mutations against unaudited ones), Process
   --seconds  length of a run, for each operation, system and round (1)
   --rounds   rounds, of which the median counts (11)
   --json     writes the rows to this file
@@ -31,9 +32,9 @@ type System = (typeof systems)[number];
 interface ResultRow {
   readonly system: System;
   /**
-   * An RPC, or what a process costs by itself: `Start`, `IdleMemory`, `LoadedMemory`, or what a mutation costs
-   * with more or less around it: `Unaudited`, `Audited`, `AuditedWithRequestId`. Of `ExportAuditEntries` entries
-   * are counted, not calls.
+   * An RPC, or what a process costs by itself: `Start`, `IdleMemory`, `LoadedMemory`, or a mutation against the
+   * same without audit: `Audited` and `AuditedWithRequestId` of CreateUser, `AuditedCreateOrg` and so on. Of
+   * `ExportAuditEntries` entries are counted, of `VerifyAuditLog` rows, of `WatchChanges` changes, not calls.
    */
   readonly operation: string;
   readonly rps: number | null;
@@ -43,8 +44,8 @@ interface ResultRow {
   readonly postgres_cpu_us: number | null;
   /**
    * Server CPU against the floor's; of `Start`, the time until it serves against that of importing its packages; of
-   * `Audited` and `AuditedWithRequestId`, server and PostgreSQL CPU against those of `Unaudited`, and of
-   * what only Roster answers against those of the calls that one call stands for; of an export, its time against
+   * an audited mutation, server and PostgreSQL CPU against those of the unaudited one, and of what only Roster
+   * answers against those of the calls that one call stands for; of an export or a verification, its time against
    * that of COPY.
    */
   readonly ratio: number | null;
@@ -215,14 +216,44 @@ const nothing = {
   naive_ratio: null,
 } as const;
 
-/** How fast a log is exported. */
-const exportRow = async (stand: Stand, roster: Served, rounds: number): Promise<ResultRow> => {
-  const { perSecond: rps, ratio, budget, met } = await measureExport(stand, roster, rounds);
-  return { ...nothing, operation: exportName, rps, ratio, budget, met };
+/** What is measured of Roster alone, by name. */
+const alone: Readonly<
+  Record<
+    string,
+    (
+      stand: Stand,
+      roster: Served,
+      runs: { seconds: number; rounds: number },
+    ) => AsyncIterable<ResultRow>
+  >
+> = {
+  /** How soon changes arrive. */
+  [deliveryName]: async function* (stand, roster, { seconds, rounds }) {
+    const measured = await measureDelivery(stand, roster, seconds * rounds);
+    const { p50Ms: p50_ms, p99Ms: p99_ms, perSecond: rps, budget, met } = measured;
+    yield { ...nothing, operation: deliveryName, rps, p50_ms, p99_ms, ratio: null, budget, met };
+  },
+  /** How fast a log is exported. */
+  [exportName]: async function* (stand, roster, { rounds }) {
+    const { perSecond: rps, ...row } = await measureExport(stand, roster, Math.min(rounds, 5));
+    yield { ...nothing, operation: exportName, rps, ...row };
+  },
+  /** And verified. */
+  [verifyName]: async function* (stand, _roster, { rounds }) {
+    const { perSecond: rps, ...row } = await measureVerify(stand, Math.min(rounds, 5));
+    yield { ...nothing, operation: verifyName, rps, ...row };
+  },
+  Audit: auditRows,
+  Process: processRows,
 };
 
 /** What a process costs by itself: the time until it serves, and the memory it holds before any call and after all. */
-const processRows = async (stand: Stand, roster: Served, rounds: number): Promise<ResultRow[]> => {
+async function* processRows(
+  stand: Stand,
+  roster: Served,
+  { rounds: most }: { rounds: number },
+): AsyncGenerator<ResultRow> {
+  const rounds = Math.min(most, 5);
   const loadedMb = await idleMb(roster.pid);
   const memoryMb = await idleMb((await stand.serveRoster()).pid);
   const starts: (readonly [serve: number, imports: number])[] = [];
@@ -232,81 +263,48 @@ const processRows = async (stand: Stand, roster: Served, rounds: number): Promis
   const [serveMs, importMs] = [0, 1].map((i) => median(starts.map((times) => times[i] as number)));
   const start = `${serveMs?.toFixed(0)} ms ≤ ${maximumStart} × ${importMs?.toFixed(0)} ms of imports`;
   const memory = `${memoryMb.toFixed(0)} MB ≤ ${maximumIdleMb} MB`;
-  return [
-    { ...nothing, operation: "Start", ratio, budget: start, met: ratio <= maximumStart },
-    {
-      ...nothing,
-      operation: "IdleMemory",
-      ratio: null,
-      budget: memory,
-      met: memoryMb <= maximumIdleMb,
-    },
-    {
-      ...nothing,
-      operation: "LoadedMemory",
-      ratio: null,
-      budget: `${loadedMb.toFixed(0)} MB after all calls above`,
-      met: null,
-    },
-  ];
-};
+  yield { ...nothing, operation: "Start", ratio, budget: start, met: ratio <= maximumStart };
+  yield {
+    ...nothing,
+    operation: "IdleMemory",
+    ratio: null,
+    budget: memory,
+    met: memoryMb <= maximumIdleMb,
+  };
+  yield {
+    ...nothing,
+    operation: "LoadedMemory",
+    ratio: null,
+    budget: `${loadedMb.toFixed(0)} MB after all calls above`,
+    met: null,
+  };
+}
 
-/** The most that audit, and a `request_id` with it, may make of a mutation. */
-const maximumAudited = { Audited: 1.5, AuditedWithRequestId: 1.8 } as const;
-
-/** What audit and a `request_id` add to a CreateUser, against the same on a database that keeps no log. */
-const auditRows = async (
+/** What audit adds to mutations, each against the same on a database that keeps no log. */
+async function* auditRows(
   stand: Stand,
   roster: Served,
-  { seconds, rounds }: { seconds: number; rounds: number },
-): Promise<ResultRow[]> => {
-  const { urls, admin } = await stand.addDatabase("roster_bench_unaudited");
-  await load(admin, usual);
-  await admin.query(unaudited);
-  const bare = await stand.serveRoster(urls);
-  const kinds = [
-    ["Unaudited", bare, createdUser],
-    ["Audited", roster, createdUser],
-    ["AuditedWithRequestId", roster, repeatableUser.name],
-  ] as const;
-  const costs = new Map<string, Cost[]>(kinds.map(([kind]) => [kind, []]));
-  for (const [, served, name] of kinds) await stand.measure(served, name, warmUpSeconds);
-  for (let round = 0; round < rounds; round++) {
-    for (const i of kinds.keys()) {
-      const [kind, served, name] = kinds[(i + round) % kinds.length] as (typeof kinds)[number];
-      costs.get(kind)?.push(await stand.measure(served, name, seconds));
-    }
-  }
-  return kinds.map(([kind]): ResultRow => {
-    const own = costs.get(kind) ?? [];
+  runs: { seconds: number; rounds: number },
+): AsyncGenerator<ResultRow> {
+  for await (const audited of measureAudited(stand, roster, { ...runs, warmUpSeconds: 2 })) {
+    const { name, own, bare, most } = audited;
     const middle = (of: (cost: Cost) => number): number => median(own.map(of));
-    const least = costs.get("Unaudited") ?? [];
-    const ratio = median(own.map((cost, i) => total(cost) / total(least[i] as Cost)));
-    const most = kind === "Unaudited" ? undefined : maximumAudited[kind];
-    return {
-      system: "roster",
-      operation: kind,
+    const ratio = median(own.map((cost, i) => total(cost) / total(bare[i] as Cost)));
+    const unauditedUs = median(bare.map(total));
+    yield {
+      ...nothing,
+      operation: name,
       rps: middle(({ rps }) => rps),
       p50_ms: middle(({ p50Ms }) => p50Ms),
       p99_ms: middle(({ p99Ms }) => p99Ms),
       server_cpu_us: middle(({ serverUs }) => serverUs),
       postgres_cpu_us: middle(({ postgresUs }) => postgresUs),
       ratio,
-      postgres_ratio: null,
-      naive_ratio: null,
-      budget: most === undefined ? null : `${ratio.toFixed(2)} ≤ ${most} × CreateUser unaudited`,
+      budget: `${ratio.toFixed(2)}${most === undefined ? "" : ` ≤ ${most}`} × ${unauditedUs.toFixed(0)} µs unaudited`,
       met: most === undefined ? null : ratio <= most,
     };
-  });
-};
-
-/** Takes audit off a database: no entry, no change, and what is left of the function that writes entries. */
-const unaudited = `
-  alter table roster.users disable trigger users_audit_insert;
-  alter table roster.profiles disable trigger profiles_audit_insert;
-  create or replace function roster.write_entry(
-    org uuid, entry uuid, actor uuid, subject text, on_behalf_of text[], method text, correlation_id text
-  ) returns void language plpgsql volatile set search_path = '' as $$ begin end $$`;
+  }
+}
 
 const usage = (fault: string): never => {
   process.stderr.write(`${fault}\n\n${help}\n`);
@@ -332,11 +330,13 @@ const optionsOf = () => {
     if (!(seconds > 0)) throw new Error("--seconds must be a number above 0");
     if (!(Number.isInteger(rounds) && rounds > 0))
       throw new Error("--rounds must be a whole number above 0");
-    const names = values.only?.split(",") ?? operations.map(({ name }) => name);
+    const names = values.only?.split(",") ?? [
+      ...operations.map(({ name }) => name),
+      ...Object.keys(alone),
+    ];
     return {
-      chosen: names.filter((name) => name !== exportName).map(operationOf),
-      exports: values.only === undefined || names.includes(exportName),
-      all: values.only === undefined,
+      chosen: names.filter((name) => !Object.hasOwn(alone, name)).map(operationOf),
+      further: names.filter((name) => Object.hasOwn(alone, name)),
       seconds,
       rounds,
       json: values.json,
@@ -346,7 +346,7 @@ const optionsOf = () => {
   }
 };
 
-const { chosen, exports, all, seconds, rounds, json } = optionsOf();
+const { chosen, further, seconds, rounds, json } = optionsOf();
 const stand = await openStand();
 try {
   await load(stand.admin, usual);
@@ -366,19 +366,11 @@ try {
     rows.push(...made);
     for (const row of made) say(lineOf(cellsOf(row)));
   }
-  if (exports) {
-    const made = await exportRow(stand, served.roster, Math.min(rounds, 5));
-    rows.push(made);
-    say(lineOf(cellsOf(made)));
-  }
-  if (all) {
-    const made = [
-      ...(await auditRows(stand, served.roster, { seconds, rounds })),
-      ...(await processRows(stand, served.roster, Math.min(rounds, 5))),
-    ];
-    rows.push(...made);
-    for (const row of made) say(lineOf(cellsOf(row)));
-  }
+  for (const name of further)
+    for await (const row of alone[name]?.(stand, served.roster, { seconds, rounds }) ?? []) {
+      rows.push(row);
+      say(lineOf(cellsOf(row)));
+    }
   if (json) writeFileSync(json, `${JSON.stringify(rows, null, 2)}\n`);
   process.exitCode = rows.some(({ met }) => met === false) ? 1 : 0;
 } finally {

@@ -206,6 +206,18 @@ export const operations: readonly Operation[] = [
     const org = small(n);
     return { sender: member(org, 1), request: { orgId: idOf("org", org) } };
   }),
+  {
+    ...operation(TeamService.method.updateTeam, (n) => {
+      const org = small(n);
+      const id = idOf("team", org * usual.teams + (n % usual.teams));
+      const description = `Described ${n} times`;
+      return {
+        sender: member(org, 0),
+        request: { team: { orgId: idOf("org", org), id, description } },
+      };
+    }),
+    rosterOnly: true,
+  },
   operation(OrgService.method.addOrgMember, (n) => {
     // Each small org in turn takes the user behind its last one.
     const org = usual.largeOrgs + (n % smallOrgs);
@@ -248,7 +260,7 @@ export const operations: readonly Operation[] = [
   })),
 ];
 
-/** What audit and a `request_id` add is measured by these, beside a database that keeps no log. */
+/** What audit and a `request_id` add is measured by these and others, beside a database that keeps no log. */
 export const createdUser = "CreateUser";
 export const repeatableUser: Operation = {
   ...operation(UserService.method.createUser, (n) => ({
