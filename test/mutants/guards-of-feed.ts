@@ -40,7 +40,7 @@ export const feed: readonly Guard[] = [
     "from open limit sessions",
     "from open limit 0",
     "feed-pages",
-    "holds what comes next",
+    "holds what was open",
   ),
   inPage(
     "a page reads nothing that was seen before",
