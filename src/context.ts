@@ -4,9 +4,9 @@ import type { Message } from "@bufbuild/protobuf";
 import { type ContextKey, type ContextValues, createContextKey } from "@connectrpc/connect";
 import type { Sight } from "./database/consistency.ts";
 import type { Step } from "./database/exchange.ts";
-import type { Feed } from "./database/feed.ts";
 import type { Deadline } from "./database/pool.ts";
 import type { UnitOfWork } from "./database/sql.ts";
+import type { Feed } from "./database/watchers.ts";
 
 /** Who calls, as their verified credential says. */
 export interface Caller {

@@ -8,6 +8,7 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import { DeadlinePassed, Overloaded } from "./database/pool.ts";
 import { Overtaken } from "./database/sql.ts";
 import type { DatabaseError } from "./database/unit-of-work.ts";
+import { HistoryChanged, TooManyWatchers } from "./database/watchers.ts";
 import {
   BadRequestSchema,
   ErrorInfoSchema,
@@ -29,6 +30,8 @@ interface Rule {
   readonly message: (m: Metadata) => string;
   /** For NOT_FOUND: what kind of resource, and which metadata key holds the id that was asked. */
   readonly resource?: readonly [type: string, key: string];
+  /** When to try again, where that is not at once. */
+  readonly retrySeconds?: bigint;
 }
 
 const unauthenticated = (text: string): Rule => ({
@@ -183,6 +186,14 @@ const rules: Readonly<Record<Reason, Rule>> = {
     code: Code.ResourceExhausted,
     message: () => "changes are made faster than they are read; go on from the position",
   },
+  WATCHERS_LIMIT_REACHED: {
+    code: Code.ResourceExhausted,
+    message: (m) =>
+      m.where === "org"
+        ? `this org has ${m.value} watchers on this server, as many as may be`
+        : `this server has ${m.value} watchers, as many as may be`,
+    retrySeconds: 5n,
+  },
   STREAM_ENDED: {
     code: Code.Unavailable,
     message: () => "the server stops, or the stream is as old as one may be; open it again",
@@ -220,7 +231,7 @@ export const fail = (
     ? [{ field: variables.field, rule: variables.rule ?? "" }]
     : [],
 ): ConnectError => {
-  const { code, message, resource } = rules[reason];
+  const { code, message, resource, retrySeconds } = rules[reason];
   const most = code === Code.InvalidArgument ? requestLength : idsLength;
   const metadata: Metadata = Object.fromEntries(
     // What may stand in a filter's place is ours to say, and is said whole.
@@ -267,6 +278,7 @@ export const fail = (
   }
   if (code === Code.Unavailable)
     add(RetryInfoSchema, { retryDelay: { seconds: 0n, nanos: 200_000_000 } });
+  if (retrySeconds !== undefined) add(RetryInfoSchema, { retryDelay: { seconds: retrySeconds } });
   return error;
 };
 
@@ -441,5 +453,8 @@ export const failureOf = (error: unknown): ConnectError | null => {
   if (error instanceof ConnectError) return error;
   if (error instanceof Overloaded) return fail("OVERLOADED");
   if (error instanceof DeadlinePassed) return fail("DEADLINE_EXCEEDED");
+  if (error instanceof HistoryChanged) return fail("POSITION_OUT_OF_RANGE");
+  if (error instanceof TooManyWatchers)
+    return fail("WATCHERS_LIMIT_REACHED", { where: error.where, value: `${error.most}` });
   return error instanceof Error ? ofDatabase(error) : null;
 };

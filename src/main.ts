@@ -3,11 +3,11 @@ import type { Logger } from "pino";
 import { type DatabaseUrls, directoryPoolSize, type HttpConfig } from "./config.ts";
 import { checkDatabase } from "./database/check.ts";
 import { ConsistencyTokens } from "./database/consistency.ts";
-import { Feed, type FeedLimits } from "./database/feed.ts";
 import { tokenKey } from "./database/page.ts";
 import { openPool } from "./database/pool.ts";
 import { Readiness } from "./database/readiness.ts";
 import { Replica } from "./database/replica.ts";
+import { Feed, type FeedLimits } from "./database/watchers.ts";
 import type { OperatorReason } from "./interceptors/audit.ts";
 import type { DeadlineLimits } from "./interceptors/deadline.ts";
 import { operatorsOnly, type Trust, Verifier } from "./interceptors/identity.ts";
@@ -59,7 +59,14 @@ export interface RunningServer {
 }
 
 const usualDeadlines = { defaultMs: 10_000, maximumMs: 60_000, streamMs: 30 * 60_000 };
-const usualFeed = { pollMs: 50, heartbeatMs: 15_000, buffered: 10_000 };
+const usualFeed = {
+  pollMs: 50,
+  heartbeatMs: 15_000,
+  buffered: 10_000,
+  bufferedBytes: 16 * 1024 * 1024,
+  watchers: 2_000,
+  watchersOfOrg: 100,
+};
 const graceMs = 10_000;
 
 /**
@@ -75,22 +82,28 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
     checkDatabase(database.app, "roster_app"),
     checkDatabase(database.directory, "roster_directory"),
   ]);
-  const [app, directory, standby] = await Promise.all([
+  const [app, directory, polling, standby] = await Promise.all([
     openPool(database.app, { size: poolSize, pipeline }),
     openPool(database.directory, { size: directoryPoolSize(poolSize), pipeline }),
+    openPool(database.directory, { size: 1, pipeline }),
     // Nobody looks at it now: it may be down, and is safe as the primary is while it follows that.
     database.replica === undefined
       ? undefined
       : openPool(database.replica, { size: poolSize, pipeline }),
   ]);
-  const pools = Object.entries({ roster_app: app, roster_directory: directory, replica: standby });
+  const pools = Object.entries({
+    roster_app: app,
+    roster_directory: directory,
+    feed: polling,
+    replica: standby,
+  });
   const metrics = new Metrics(
     pools.flatMap(([name, pool]) => (pool ? [[name, pool] as const] : [])),
     () => readiness.ready,
   );
   const verifier = new Verifier(trust);
   const sessions = { app, directory, replica: standby && new Replica(standby) };
-  const feed = new Feed(readingAll(sessions), { ...usualFeed, ...options.feed });
+  const feed = new Feed(readingAll(polling), { ...usualFeed, ...options.feed });
   const interceptors = corridor({
     log,
     meter: metrics,
@@ -137,14 +150,17 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
     port: server.port,
     httpPort: http?.port,
     roundTrips: () =>
-      [app, directory, standby].reduce((sum, pool) => sum + (pool?.roundTrips.count ?? 0), 0),
+      [app, directory, polling, standby].reduce(
+        (sum, pool) => sum + (pool?.roundTrips.count ?? 0),
+        0,
+      ),
     watchers: () => feed.watchers,
     stop: async () => {
       server.setServing(false);
       await Promise.all([readiness.stop(), server.stop(graceMs), http?.drain(graceMs)]);
       // Until here it says that it is not ready.
       await http?.close();
-      await Promise.all([app.end(), directory.end(), standby?.end(), jobs?.stop()]);
+      await Promise.all([app.end(), directory.end(), polling.end(), standby?.end(), jobs?.stop()]);
     },
   };
 };

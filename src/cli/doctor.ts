@@ -52,7 +52,8 @@ const configurationLines = ({ faults, values }: Inspection, named: boolean): rea
 const targetsOf = ({ values: v }: Inspection): readonly Target[] => {
   const { DATABASE_URL, DIRECTORY_DATABASE_URL, WORKER_DATABASE_URL, MIGRATION_DATABASE_URL } = v;
   const { POOL_SIZE } = v;
-  const directorySize = directoryPoolSize(POOL_SIZE);
+  // One of them polls the change feed.
+  const directorySize = directoryPoolSize(POOL_SIZE) + 1;
   const named = [
     // One more looks whether the database is there.
     ["DATABASE_URL", DATABASE_URL, "roster_app", POOL_SIZE + 1],

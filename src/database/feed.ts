@@ -1,20 +1,20 @@
 /**
- * The change feed: which changes were committed since a snapshot, and one poll of the database for all who watch.
+ * The change feed: which changes were committed since a snapshot.
  *
  * What a reader has seen is told by a snapshot, so that nothing is left out, however late it commits, and no long
  * transaction holds the others back. Transactions come in the order of their last changes: who changes a row that
  * another transaction changed does so after that one's commit. Their numbers would tell the order in which they began.
  */
-import { setTimeout as delay } from "node:timers/promises";
 import { z } from "zod";
+import { sizeAfter } from "./page.ts";
 import { formatSnapshot, type Place, parseSnapshot, type Snapshot } from "./positions.ts";
 import { maybeText, sql, type UnitOfWork } from "./sql.ts";
 
 /** What comes before every change. */
 const firstId = "00000000-0000-0000-0000-000000000000";
 
-/** Spares the planner the months to come, which are half of its work; clocks may differ by more than a little. */
-const horizonMs = 32 * 24 * 3_600_000;
+/** Changes that are read at once at first. */
+const firstSize = 250;
 
 /** A row of a table as the log keeps it. */
 export type Image = Readonly<Record<string, unknown>>;
@@ -76,252 +76,64 @@ export const feedState = async (unit: UnitOfWork): Promise<FeedState> =>
 /** Whose changes are read: an org's as it may see them, all but the copies that orgs got, or all. */
 export type Whose = { readonly orgId: string } | "originals" | "all";
 
-const sightOf = (sight: Whose) => {
-  if (sight === "all") return sql.fragment`true`;
-  if (sight === "originals") return sql.fragment`not c.copied`;
-  return sql.fragment`c.org_id = ${sight.orgId}`;
+/** The organisation, and whether copies are left out. */
+const sightOf = (sight: Whose): readonly [orgId: string | null, originals: boolean] =>
+  typeof sight === "string" ? [null, sight === "originals"] : [sight.orgId, false];
+
+const pageBehind = (sight: Whose, { seen, part }: Place, limit: number) => {
+  const [orgId, originals] = sightOf(sight);
+  const shown = part ? formatSnapshot(part.of) : null;
+  // Of a new member the user and the default profile, each looked up by itself: joined they might be read whole.
+  return sql.type(pageRow)`
+    select s.*, c.*,
+      case when c.resource_type = 'org_member' and c.kind = 'CREATED' then (
+        select to_jsonb(u) - roster.unaudited_columns() - '{external_id, labels}'::text[]
+        from roster.users u where u.id = (c.after ->> 'user_id')::uuid) end as user_now,
+      case when c.resource_type = 'org_member' and c.kind = 'CREATED' then (
+        select to_jsonb(d) - roster.unaudited_columns()
+        from roster.profiles d where d.user_id = (c.after ->> 'user_id')::uuid and d.org_id is null) end as profile_now
+    from (${state}) s
+    left join lateral roster.feed_page(
+      ${orgId}::uuid, ${originals}, ${formatSnapshot(seen)}::pg_snapshot, ${shown}::pg_snapshot,
+      ${part?.last ?? firstId}::uuid, ${part?.id ?? firstId}::uuid, ${limit}) c on true
+    order by c.last, c.id`;
 };
+
+/** A part of what lies behind a place. */
+export interface FeedPage extends FeedState {
+  readonly rows: readonly ChangeRow[];
+  /** The snapshot that shows this page and those that come with it. */
+  readonly of: Snapshot;
+  /** Behind the page; whole when no other comes. */
+  readonly place: Place;
+}
 
 /**
- * A page of the changes behind a place, of those that are committed now or, where the place is within a part, that
- * its snapshot shows.
+ * The changes behind a place in pages that are bounded by what they weigh: those that are committed when the first is
+ * read or, where the place is within a part, that its snapshot shows. Each costs what it returns.
+ *
+ * @param most changes in all
  */
-export const changesAfter = async (
+export async function* pagesBehind(
   unit: UnitOfWork,
   sight: Whose,
-  { seen, part }: Place,
-  limit: number,
-): Promise<FeedState & { readonly rows: readonly ChangeRow[] }> => {
-  const shown = part
-    ? sql.fragment`pg_visible_in_snapshot(c.xid, ${formatSnapshot(part.of)}::pg_snapshot)`
-    : sql.fragment`true`;
-  const horizon = new Date(Date.now() + horizonMs).toISOString();
-  // Places first, rows then: to sort whole rows for each page is dear. Unprepared: a generic plan over partitions
-  // would sort the whole log for one page.
-  const found = await unit.many(
-    sql.type(pageRow)`
-      select s.*, p.id, p.last, c.org_id, c.copied, c.resource_type, c.resource_id, c.kind, c.after, c.entry_id,
-        n.user_now, n.profile_now
-      from (${state}) s
-      left join lateral (
-        select f.*
-        from (
-          select c.xid, c.id, max(c.id::text collate "C") over (partition by c.xid)::uuid as last
-          from roster.audit_changes c
-          where ${sightOf(sight)} and c.xid >= ${seen.xmin}::xid8 and c.create_time < ${horizon}::timestamptz
-            and not pg_visible_in_snapshot(c.xid, ${formatSnapshot(seen)}::pg_snapshot) and ${shown}) f
-        where (f.last, f.id) > (${part?.last ?? firstId}::uuid, ${part?.id ?? firstId}::uuid)
-        order by f.last, f.id limit ${limit}) p on true
-      left join lateral (
-        select * from roster.audit_changes
-        where xid = p.xid and id = p.id and create_time < ${horizon}::timestamptz limit 1) c on true
-      left join lateral (
-        select to_jsonb(u) - roster.unaudited_columns() - '{external_id, labels}'::text[] as user_now, (
-          select to_jsonb(d) - roster.unaudited_columns() from roster.profiles d
-          where d.user_id = u.id and d.org_id is null) as profile_now
-        from roster.users u
-        where c.resource_type = 'org_member' and c.kind = 'CREATED' and u.id = (c.after ->> 'user_id')::uuid) n
-        on true
-      order by p.last, p.id`,
-    { prepare: false, primary: true },
-  );
-  const [first] = found;
-  if (!first) throw never();
-  const rows = found.filter(({ id }) => id !== null) as readonly ChangeRow[];
-  return { ...toState(first), rows };
-};
-
-/** How the feed is watched. */
-export interface FeedLimits {
-  /** Milliseconds from one poll to the next. */
-  readonly pollMs: number;
-  /** Milliseconds after which a stream says that it is alive, and its caller is judged anew. */
-  readonly heartbeatMs: number;
-  /** Changes that may wait for a slow reader. */
-  readonly buffered: number;
-}
-
-/** Changes that a watcher gets, and the snapshot that shows these and all before. */
-export interface Batch {
-  readonly rows: readonly ChangeRow[];
-  readonly seen: Snapshot;
-}
-
-/** One who watches the feed of an org, or of all. */
-export interface Watcher {
-  /** Waits for the snapshot from which on the watcher hears of everything. */
-  begin(): Promise<Snapshot>;
-  /** The next batch; null when there was none for so many milliseconds, or the watcher was dismissed. */
-  next(ms: number): Promise<Batch | null>;
-  /** The snapshot up to which the watcher has had everything. */
-  readonly seen: Snapshot;
-  /** True when changes came faster than they were taken; nothing more comes then. */
-  readonly overrun: boolean;
-  leave(): void;
-}
-
-const pageRows = 2_000;
-
-/** Polls for all watchers of this process, while there are any. */
-export class Feed {
-  readonly limits: FeedLimits;
-  private readonly unit: UnitOfWork;
-  private readonly watching = new Set<Subscription>();
-  private readonly byOrg = new Map<string | undefined, Set<Subscription>>();
-  private running = false;
-
-  /** @param unit reads what every org may see and what none may */
-  constructor(unit: UnitOfWork, limits: FeedLimits) {
-    this.unit = unit;
-    this.limits = limits;
-  }
-
-  /** How many watch. */
-  get watchers(): number {
-    return this.watching.size;
-  }
-
-  /** @param orgId undefined: everything but the copies that orgs got */
-  join(orgId: string | undefined): Watcher {
-    const subscription = new Subscription(this.limits.buffered, () => this.remove(subscription));
-    this.watching.add(subscription);
-    const peers = this.byOrg.get(orgId) ?? new Set();
-    this.byOrg.set(orgId, peers.add(subscription));
-    subscription.orgId = orgId;
-    if (!this.running) void this.run();
-    return subscription;
-  }
-
-  private remove(subscription: Subscription): void {
-    this.watching.delete(subscription);
-    const peers = this.byOrg.get(subscription.orgId);
-    peers?.delete(subscription);
-    if (peers?.size === 0) this.byOrg.delete(subscription.orgId);
-  }
-
-  private async run(): Promise<void> {
-    this.running = true;
-    let seen: Snapshot | undefined;
-    while (this.watching.size > 0) {
-      try {
-        seen = await this.poll(seen);
-      } catch (error) {
-        // They come again from where they were.
-        for (const subscription of this.watching) subscription.fail(error);
-        seen = undefined;
-      }
-      await delay(this.limits.pollMs);
-    }
-    this.running = false;
-  }
-
-  /** Hands out what is new since the snapshot, and gives the next one. Who joined meanwhile begins there. */
-  private async poll(seen: Snapshot | undefined): Promise<Snapshot> {
-    const present = [...this.watching];
-    const now = seen ? await this.handOut(seen) : (await feedState(this.unit)).now;
-    for (const subscription of present) subscription.reach(now);
-    return now;
-  }
-
-  private async handOut(seen: Snapshot): Promise<Snapshot> {
-    let place: Place = { seen };
-    for (;;) {
-      const { rows, now } = await changesAfter(this.unit, "all", place, pageRows);
-      const of = place.part?.of ?? now;
-      for (const row of rows) {
-        for (const subscription of this.byOrg.get(row.org_id) ?? []) subscription.hear(row);
-        if (!row.copied)
-          for (const subscription of this.byOrg.get(undefined) ?? []) subscription.hear(row);
-      }
-      const end = rows.at(-1);
-      if (end === undefined || rows.length < pageRows) return of;
-      place = { seen, part: { of, last: end.last, id: end.id } };
-    }
-  }
-}
-
-class Subscription implements Watcher {
-  orgId: string | undefined;
-  overrun = false;
-  private readonly most: number;
-  private readonly leaving: () => void;
-  private batches: Batch[] = [];
-  private rows: ChangeRow[] = [];
-  private waiting = 0;
-  private reached: Snapshot | undefined;
-  private taken: Snapshot | undefined;
-  private failure: unknown;
-  private gone = false;
-  private wake = (): void => {};
-
-  constructor(most: number, leaving: () => void) {
-    this.most = most;
-    this.leaving = leaving;
-  }
-
-  async begin(): Promise<Snapshot> {
-    while (this.reached === undefined && !this.gone) await this.news();
-    if (this.failure !== undefined) throw this.failure;
-    this.taken ??= this.reached;
-    return this.seen;
-  }
-
-  get seen(): Snapshot {
-    if (this.batches.length === 0 && this.reached && !this.overrun) this.taken = this.reached;
-    if (!this.taken) throw new Error("the watcher left before it began");
-    return this.taken;
-  }
-
-  async next(ms: number): Promise<Batch | null> {
-    if (this.batches.length === 0 && !this.gone && !this.overrun) await this.news(ms);
-    if (this.failure !== undefined) throw this.failure;
-    const batch = this.overrun ? undefined : this.batches.shift();
-    if (!batch) return null;
-    this.waiting -= batch.rows.length;
-    this.taken = batch.seen;
-    return batch;
-  }
-
-  leave(): void {
-    this.gone = true;
-    this.leaving();
-    this.wake();
-  }
-
-  fail(error: unknown): void {
-    this.failure = error;
-    this.leave();
-  }
-
-  /** Who has not begun yet gets what is older from elsewhere. */
-  hear(row: ChangeRow): void {
-    if (this.reached === undefined || this.overrun) return;
-    this.rows.push(row);
-    this.waiting++;
-    if (this.waiting <= this.most) return;
-    this.overrun = true;
-    this.batches = [];
-    this.rows = [];
-    this.wake();
-  }
-
-  /** All up to the snapshot has been heard. */
-  reach(now: Snapshot): void {
-    const begins = this.reached === undefined;
-    this.reached = now;
-    if (this.rows.length > 0) this.batches.push({ rows: this.rows, seen: now });
-    else if (!begins) return;
-    this.rows = [];
-    this.wake();
-  }
-
-  private news(ms?: number): Promise<void> {
-    return new Promise((resolve) => {
-      const timer = ms === undefined ? undefined : setTimeout(resolve, ms);
-      this.wake = () => {
-        clearTimeout(timer);
-        resolve();
-      };
-    });
+  start: Place,
+  most = Number.POSITIVE_INFINITY,
+): AsyncGenerator<FeedPage> {
+  let [place, size, left] = [start, firstSize, most];
+  while (left > 0) {
+    const limit = Math.min(size, left);
+    const found = await unit.many(pageBehind(sight, place, limit), { primary: true });
+    const [first] = found;
+    if (!first) throw never();
+    const now = toState(first);
+    const of = place.part?.of ?? now.now;
+    const rows = found.filter(({ id }) => id !== null) as readonly ChangeRow[];
+    const end = rows.length === limit ? rows.at(-1) : undefined;
+    place = end ? { seen: start.seen, part: { of, last: end.last, id: end.id } } : { seen: of };
+    yield { ...now, rows, of, place };
+    if (!end) return;
+    size = sizeAfter(size, found);
+    left -= rows.length;
   }
 }

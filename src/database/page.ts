@@ -30,6 +30,16 @@ export const heavyBytes = maximumWeight / 4;
 /** Answers that were heavier, with their bytes. All others are spared the weighing of each row. */
 export const heavy = new WeakMap<object, number>();
 
+/** Rows that are read at once where a reader takes all there is: at most, and as many as weigh so much. */
+const [mostRows, readWeight] = [1_000, 1024 * 1024];
+
+/** How many rows to read next: where they are heavy fewer, so that memory stays the same. */
+export const sizeAfter = (size: number, rows: readonly unknown[]): number => {
+  const bytes = heavy.get(rows);
+  const fitting = bytes ? (rows.length * readWeight) / bytes : mostRows;
+  return Math.max(1, Math.min(mostRows, 2 * size, Math.floor(fitting)));
+};
+
 /** What a page token is bound to beside the arguments. */
 export interface PageBinding {
   /** What {@link tokenKey} made for pages. */

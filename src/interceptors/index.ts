@@ -3,7 +3,7 @@ import type { Interceptor } from "@connectrpc/connect";
 import type { Logger } from "pino";
 import { keys, type Settings } from "../context.ts";
 import type { ConsistencyTokens } from "../database/consistency.ts";
-import type { Feed } from "../database/feed.ts";
+import type { Feed } from "../database/watchers.ts";
 import { access } from "./access.ts";
 import { audit, type OperatorReason } from "./audit.ts";
 import { consistency } from "./consistency.ts";

@@ -4,7 +4,7 @@ import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { z } from "zod";
 import { maybeOrgId, settings, unitOfWork } from "../context.ts";
-import { heavy, seal, unseal, weigh } from "../database/page.ts";
+import { heavy, seal, sizeAfter, unseal, weigh } from "../database/page.ts";
 import { type FragmentSqlToken, maybeInstant, sql } from "../database/sql.ts";
 import { fail } from "../errors.ts";
 import { AuditChangeSchema } from "../gen/roster/v1/audit_pb.ts";
@@ -33,8 +33,8 @@ type Message = MessageInitShape<typeof ExportAuditEntriesResponseSchema>;
 type Entry = ReturnType<typeof toEntry>;
 type Change = Entry["changes"][number];
 
-/** Entries that are read at once: at first, at most, and as many as weigh so much. */
-const [firstSize, mostSize, pageWeight] = [250, 1_000, 1024 * 1024];
+/** Entries that are read at once at first. */
+const firstSize = 250;
 /** Changes that are read at once of an entry with many. */
 const piecesSize = 500;
 /**
@@ -211,13 +211,6 @@ const changeInWire = ({ before, after, ...rest }: Change) => {
 };
 
 const inWire = (entry: Entry) => ({ ...entry, changes: entry.changes.map(changeInWire) });
-
-/** How many entries to read next: where they are heavy fewer, so that memory stays the same. */
-const sizeAfter = (size: number, rows: readonly unknown[]): number => {
-  const bytes = heavy.get(rows);
-  const fitting = bytes ? (rows.length * pageWeight) / bytes : mostSize;
-  return Math.max(1, Math.min(mostSize, 2 * size, Math.floor(fitting)));
-};
 
 type AuditExports = Pick<ServiceImpl<typeof AuditService>, "exportAuditEntries">;
 

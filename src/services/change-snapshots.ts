@@ -3,11 +3,13 @@ import type { HandlerContext } from "@connectrpc/connect";
 import { z } from "zod";
 import { orgId, unitOfWork } from "../context.ts";
 import type { Image } from "../database/feed.ts";
+import { sizeAfter } from "../database/page.ts";
 import { type FragmentSqlToken, type Query, sql } from "../database/sql.ts";
 import { type ChangeInit, created } from "./change-images.ts";
 import { firstId } from "./requests.ts";
 
-const pageSize = 500;
+/** Rows that are read at once at first. */
+const firstSize = 250;
 /** Keys of the last row of a page; what is a text begins behind the empty one. */
 type Cursor = readonly [string, string];
 
@@ -23,16 +25,17 @@ const imageOf = (table: FragmentSqlToken) =>
 async function* pages<Schema extends z.ZodType<Row>>(
   context: HandlerContext,
   start: Cursor,
-  page: (after: Cursor) => Query<Schema>,
+  page: (after: Cursor, size: number) => Query<Schema>,
 ): AsyncGenerator<readonly z.output<Schema>[]> {
   let after = start;
-  let rows: readonly z.output<Schema>[];
-  do {
-    rows = await unitOfWork(context).many(page(after));
+  for (let size = firstSize; ; ) {
+    const rows = await unitOfWork(context).many(page(after, size));
     yield rows;
     const last = rows.at(-1);
-    if (last !== undefined) after = [last.one, last.two];
-  } while (rows.length === pageSize);
+    if (last === undefined || rows.length < size) return;
+    after = [last.one, last.two];
+    size = sizeAfter(size, rows);
+  }
 }
 
 /**
@@ -48,7 +51,7 @@ export async function* snapshotOf(context: HandlerContext): AsyncGenerator<Chang
   const plain = async function* (
     type: string,
     start: Cursor,
-    page: (after: Cursor) => Query<typeof row>,
+    page: (after: Cursor, size: number) => Query<typeof row>,
   ): AsyncGenerator<ChangeInit[]> {
     for await (const rows of pages(context, start, page)) yield made(type)(rows);
   };
@@ -63,22 +66,22 @@ export async function* snapshotOf(context: HandlerContext): AsyncGenerator<Chang
   yield* plain(
     "role",
     ["", ""],
-    ([name]) => sql.type(row)`
+    ([name], size) => sql.type(row)`
       select r.name as one, '' as two, ${imageOf(sql.fragment`r`)} as image
       from roster.roles r where r.org_id = ${org} and r.name > ${name}
-      order by r.name limit ${pageSize}`,
+      order by r.name limit ${size}`,
   );
   const members = pages(
     context,
     [firstId, ""],
-    ([id]) => sql.type(memberRow)`
+    ([id], size) => sql.type(memberRow)`
       select m.user_id as one, '' as two, ${imageOf(sql.fragment`m`)} as image,
         ${imageOf(sql.fragment`u`)} - '{external_id, labels}'::text[] as user,
         (select coalesce(jsonb_agg(${imageOf(sql.fragment`p`)}), '[]') from roster.profiles p
           where p.user_id = m.user_id and (p.org_id is null or p.org_id = ${org})) as profiles
       from roster.org_members m join roster.users u on u.id = m.user_id
       where m.org_id = ${org} and m.user_id > ${id}::uuid
-      order by m.user_id limit ${pageSize}`,
+      order by m.user_id limit ${size}`,
   );
   for await (const rows of members)
     yield rows.flatMap((found) => [
@@ -89,26 +92,26 @@ export async function* snapshotOf(context: HandlerContext): AsyncGenerator<Chang
   yield* plain(
     "team",
     [firstId, ""],
-    ([id]) => sql.type(row)`
+    ([id], size) => sql.type(row)`
       select t.id as one, '' as two, t.image
-      from roster.told_teams(${id}::uuid, ${pageSize}) t order by t.id`,
+      from roster.told_teams(${id}::uuid, ${size}) t order by t.id`,
   );
   yield* plain(
     "team_member",
     [firstId, firstId],
-    ([team, user]) => sql.type(row)`
+    ([team, user], size) => sql.type(row)`
       select m.team_id as one, m.user_id as two, ${imageOf(sql.fragment`m`)} as image
       from roster.team_members m
       where m.org_id = ${org} and (m.team_id, m.user_id) > (${team}::uuid, ${user}::uuid)
-      order by m.team_id, m.user_id limit ${pageSize}`,
+      order by m.team_id, m.user_id limit ${size}`,
   );
   yield* plain(
     "invitation",
     [firstId, ""],
-    ([id]) => sql.type(row)`
+    ([id], size) => sql.type(row)`
       select i.id as one, '' as two, ${imageOf(sql.fragment`i`)} as image
       from roster.invitations i
       where i.org_id = ${org} and i.id > ${id}::uuid and i.state = 'PENDING' and i.expire_time > now()
-      order by i.id limit ${pageSize}`,
+      order by i.id limit ${size}`,
   );
 }

@@ -3,19 +3,14 @@ import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { caller, deadlineOf, feed, maybeOrgId, settings, unitOfWork } from "../context.ts";
 import {
   type ChangeRow,
-  changesAfter,
+  type FeedPage,
   type FeedState,
   feedState,
+  pagesBehind,
   type Whose,
 } from "../database/feed.ts";
 import { weigh } from "../database/page.ts";
-import {
-  covers,
-  openPosition,
-  type Place,
-  type Snapshot,
-  sealPosition,
-} from "../database/positions.ts";
+import { covers, openPosition, type Place, sealPosition } from "../database/positions.ts";
 import { fail } from "../errors.ts";
 import type {
   ChangeService,
@@ -27,9 +22,9 @@ import { type ChangeInit, changesOfRow } from "./change-images.ts";
 import { snapshotOf } from "./change-snapshots.ts";
 import { firstId } from "./requests.ts";
 
+type Watcher = ReturnType<ReturnType<typeof feed>["join"]>;
 type Message = MessageInitShape<typeof WatchChangesResponseSchema>;
 
-const pageRows = 1_000;
 const [usualSize, maximumSize] = [50, 1_000];
 /** What one message holds at most, far below what the transport sends. */
 const [messageChanges, messageBytes] = [200, 1024 * 1024];
@@ -112,16 +107,15 @@ class Watch {
     this.epoch = state.epoch;
     if (given) demandKept(given, state);
     this.place = given?.place;
-    if (snapshot) {
-      this.place = { seen: state.now };
-      for await (const changes of snapshotOf(context))
-        yield* inMessages(changes.filter(this.wants), "", true);
-    }
     const watcher = feed(context).join(maybeOrgId(context));
     const forget = deadlineOf(context.values).onOver(() => watcher.leave());
     try {
-      const begin = await watcher.begin();
-      yield* this.catchUp(begin, snapshot);
+      if (snapshot) {
+        this.place = { seen: state.now };
+        for await (const changes of snapshotOf(context))
+          yield* inMessages(changes.filter(this.wants), "", true);
+      }
+      yield* this.catchUp(await watcher.begin(), snapshot);
       if (snapshot) yield { position: this.position(), snapshot };
       else yield { position: this.position(), heartbeat: true };
       yield* this.follow(watcher);
@@ -132,35 +126,31 @@ class Watch {
   }
 
   /** What was committed between the watcher's place and a snapshot, which is theirs then. */
-  private async *catchUp(begin: Snapshot, snapshot: boolean): AsyncGenerator<Message> {
-    this.place ??= { seen: begin };
+  private async *catchUp(begin: FeedState, snapshot: boolean): AsyncGenerator<Message> {
+    this.place ??= { seen: begin.now };
+    const { seen, part } = this.place;
     // Another process may have seen more than this one; but it began to look again after it was asked.
-    if (!covers(begin, this.place.part?.of ?? this.place.seen)) throw fail("POSITION_OUT_OF_RANGE");
-    for (;;) {
-      const place: Place = this.place;
-      const { seen, part } = place;
-      if (!part && covers(seen, begin)) return;
-      const within: Place = part
-        ? place
-        : { seen, part: { of: begin, last: firstId, id: firstId } };
-      const of = within.part?.of ?? begin;
-      const page = await changesAfter(
-        unitOfWork(this.context),
-        sightOf(this.context),
-        within,
-        pageRows,
+    if (begin.epoch !== this.epoch || !covers(begin.now, part?.of ?? seen))
+      throw fail("POSITION_OUT_OF_RANGE");
+    if (part) yield* this.readUp(this.place, snapshot);
+    if (!covers(this.place.seen, begin.now)) {
+      const { seen: from } = this.place;
+      const place = { seen: from, part: { of: begin.now, last: firstId, id: firstId } };
+      yield* this.readUp(place, snapshot);
+    }
+  }
+
+  /** The rest of a part. */
+  private async *readUp(start: Place, snapshot: boolean): AsyncGenerator<Message> {
+    for await (const page of pagesBehind(unitOfWork(this.context), sightOf(this.context), start)) {
+      demandKept({ epoch: this.epoch, place: start }, page);
+      const { rows, of, place } = page;
+      const whole = rows.findLastIndex(({ id, last }) => id === last) + 1;
+      yield* this.part(rows.slice(0, whole), snapshot, (row) =>
+        place.part ? { seen: start.seen, part: { of, last: row.last, id: row.id } } : place,
       );
-      demandKept({ epoch: this.epoch, place: within }, page);
-      const whole = page.rows.findLastIndex(({ id, last }) => id === last) + 1;
-      const ended = page.rows.length < pageRows;
-      yield* this.part(page.rows.slice(0, whole), snapshot, (row) =>
-        ended ? { seen: of } : { seen, part: { of, last: row.last, id: row.id } },
-      );
-      const rest = this.told(page.rows.slice(whole));
-      yield* inMessages(rest, "", snapshot);
-      const end = page.rows.at(-1);
-      this.place =
-        ended || !end ? { seen: of } : { seen, part: { of, last: end.last, id: end.id } };
+      yield* inMessages(this.told(rows.slice(whole)), "", snapshot);
+      this.place = place;
     }
   }
 
@@ -177,9 +167,7 @@ class Watch {
   }
 
   /** What is committed from now on. */
-  private async *follow(
-    watcher: ReturnType<ReturnType<typeof feed>["join"]>,
-  ): AsyncGenerator<Message> {
+  private async *follow(watcher: Watcher): AsyncGenerator<Message> {
     const { heartbeatMs } = feed(this.context).limits;
     let [sentMs, judgedMs] = [performance.now(), performance.now()];
     for (;;) {
@@ -222,7 +210,7 @@ class Watch {
 
   /** Has the database judge the caller again. */
   private async judge(): Promise<void> {
-    await feedState(unitOfWork(this.context));
+    await feed(this.context).judge(() => feedState(unitOfWork(this.context)));
   }
 
   private position(place = this.place): string {
@@ -231,6 +219,38 @@ class Watch {
     return sealPosition(positionKey, maybeOrgId(this.context), this.epoch, place);
   }
 }
+
+/** What lies behind a place, of at most so many rows and of what one message carries; and the place behind it. */
+const listed = async (
+  request: ListChangesRequest,
+  context: HandlerContext,
+  given: NonNullable<ReturnType<typeof placeOf>>,
+  size: number,
+): Promise<{ changes: ChangeInit[]; place: Place; page: FeedPage }> => {
+  const wants = wanted(request);
+  const sight = sightOf(context);
+  const { seen } = given.place;
+  const changes: ChangeInit[] = [];
+  let [taken, bytes] = [0, 0];
+  let last: ChangeRow | undefined;
+  let page: FeedPage | undefined;
+  for await (page of pagesBehind(unitOfWork(context), sight, given.place, size + 1)) {
+    demandKept(given, page);
+    for (const row of page.rows) {
+      const told = changesOfRow(row, maybeOrgId(context) !== undefined).filter(wants);
+      bytes += weigh(told);
+      if (last && (taken === size || bytes > 2 * messageBytes)) {
+        const part = { of: page.of, last: last.last, id: last.id };
+        return { changes, place: { seen, part }, page };
+      }
+      changes.push(...told);
+      last = row;
+      taken++;
+    }
+  }
+  if (!page) throw new Error("a place has a page behind it");
+  return { changes, place: page.place, page };
+};
 
 export const changeService = {
   watchChanges: (request, context) => new Watch(request, context).messages(request),
@@ -245,25 +265,9 @@ export const changeService = {
       return { position: sealPosition(positionKey, orgId, epoch, { seen: now }) };
     }
     const size = Math.min(request.pageSize || usualSize, maximumSize);
-    const page = await changesAfter(unit, sightOf(context), given.place, size + 1);
-    demandKept(given, page);
-    const wants = wanted(request);
-    const { seen, part } = given.place;
-    const of = part?.of ?? page.now;
-    const changes: ChangeInit[] = [];
-    let bytes = 0;
-    let last: ChangeRow | undefined;
-    for (const row of page.rows.slice(0, size)) {
-      const told = changesOfRow(row, orgId !== undefined).filter(wants);
-      bytes += weigh(told);
-      if (last && bytes > 2 * messageBytes) break;
-      changes.push(...told);
-      last = row;
-    }
-    const cut = last !== undefined && last !== page.rows.at(-1);
-    const place: Place =
-      cut && last ? { seen, part: { of, last: last.last, id: last.id } } : { seen: of };
+    const { changes, place, page } = await listed(request, context, given, size);
     const position = sealPosition(positionKey, orgId, page.epoch, place);
-    return { changes, position, more: cut || !covers(of, page.now) };
+    const more = place.part !== undefined || !covers(place.seen, page.now);
+    return { changes, position, more };
   },
 } satisfies ServiceImpl<typeof ChangeService>;

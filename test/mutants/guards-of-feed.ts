@@ -1,31 +1,53 @@
-/** What the change feed tells, in which order, and to whom. */
-import { type Guard, inSource, sql } from "./guard.ts";
+/** What the change feed tells, in which order, to whom and to how many. */
+import { type Guard, inRoutine, inSource, sql } from "./guard.ts";
 
-const inPoll = inSource("src/database/feed.ts");
+const inPage = inRoutine("feed_page");
+const inWatchers = inSource("src/database/watchers.ts");
 const inPositions = inSource("src/database/positions.ts");
 const inWatch = inSource("src/services/changes.ts");
 
 export const feed: readonly Guard[] = [
-  inPoll(
+  inPage(
     "what commits late is told",
-    "and not pg_visible_in_snapshot(c.xid, ",
-    "and c.xid >= pg_snapshot_xmax(",
+    "and not pg_visible_in_snapshot(c.xid, seen)",
+    "and c.xid >= pg_snapshot_xmax(seen)",
     "changes",
     "goes on behind a transaction that ends late",
   ),
-  inPoll(
+  inPage(
     "a page ends with what its snapshot shows",
-    "fragment`pg_visible_in_snapshot(",
-    "fragment`null is distinct from pg_visible_in_snapshot(",
-    "watch-order",
-    "leaves nothing out and doubles nothing",
+    "(part is null or pg_visible_in_snapshot(c.xid, part))",
+    "true",
+    "feed-pages",
+    "holds what comes next",
   ),
-  inPoll(
-    "the later change comes later",
-    'max(c.id::text collate "C") over (partition by c.xid)::uuid as last',
-    "lpad(c.xid::text, 32, '0')::uuid as last",
-    "watch-order",
-    "whichever transaction began first",
+  inPage(
+    "transactions come in the order of their last changes",
+    "n.id > c.id",
+    "n.id < c.id",
+    "feed-pages",
+    "holds what comes next",
+  ),
+  inPage(
+    "what was open at a snapshot may end before it",
+    "select least(low, ",
+    "select coalesce(low, ",
+    "feed-pages",
+    "holds what comes next",
+  ),
+  inPage(
+    "what was open at a snapshot may lie behind its end",
+    "from open limit sessions",
+    "from open limit 0",
+    "feed-pages",
+    "holds what was open",
+  ),
+  inPage(
+    "a page reads nothing that was seen before",
+    "c.id >= low and",
+    "",
+    "feed-pages",
+    "reads for each page about what it gets",
   ),
   sql(
     "changes are numbered as they are made",
@@ -33,26 +55,82 @@ export const feed: readonly Guard[] = [
     "watch-order",
     "whichever transaction began first",
   ),
-  inPoll(
+  inWatchers(
     "an org is told of its own changes alone",
-    "for (const subscription of this.byOrg.get(row.org_id) ?? []) subscription.hear(row);",
-    "for (const subscription of this.watching) subscription.hear(row);",
+    "const own = this.listening.get(row.org_id) ?? [];",
+    "const own = this.listeners;",
     "watch",
     "tells one org nothing of another",
   ),
-  inPoll(
+  inWatchers(
     "operators hear of a user once",
-    "if (!row.copied)",
-    "if (true)",
+    "const all = row.copied ? []",
+    "const all = false ? []",
     "watch",
     "tells one org nothing of another",
   ),
-  inPoll(
+  inWatchers(
     "what waits for a slow reader is bounded",
-    "if (this.waiting <= this.most) return;",
-    "if (true) return;",
+    "rows + this.rows.length <= buffered && ",
+    "",
     "watch",
     "when its reader is too slow",
+  ),
+  inWatchers(
+    "what waits for a slow reader is bounded by its weight",
+    " && waiting + this.bytes <= bufferedBytes",
+    "",
+    "watch-limits",
+    "when what waits for it weighs too much",
+  ),
+  inWatchers(
+    "watchers of a server are bounded",
+    "if (this.count >= watchers)",
+    "if (false)",
+    "watch-limits",
+    "in an org and in a server",
+  ),
+  inWatchers(
+    "watchers of an org are bounded",
+    "if ((this.joined.get(orgId)?.size ?? 0) >= watchersOfOrg)",
+    "if (false)",
+    "watch-limits",
+    "in an org and in a server",
+  ),
+  inWatchers(
+    "few are judged at once",
+    "while (this.judging >= judgesAtOnce)",
+    "while (false)",
+    "watch-limits",
+    "few of those who watch the org are judged at once",
+  ),
+  inWatchers(
+    "a watch ends with the history of the database",
+    "if (state.epoch !== last.epoch)",
+    "if (false)",
+    "watch-limits",
+    "when the database has another history",
+  ),
+  inWatchers(
+    "a poll that fails is done again",
+    "performance.now() - goodMs >= heartbeatMs",
+    "true",
+    "watch-limits",
+    "is done again when it fails",
+  ),
+  inSource("src/main.ts")(
+    "the poll has a connection of its own",
+    "new Feed(readingAll(polling)",
+    "new Feed(readingAll(directory)",
+    "watch-limits",
+    "waits for no call",
+  ),
+  inWatch(
+    "a message is cut by its weight",
+    "bytes > 2 * messageBytes",
+    "false",
+    "watch-limits",
+    "No message is too large",
   ),
   inWatch(
     "who is removed hears nothing more",
