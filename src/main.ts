@@ -75,19 +75,23 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
     checkDatabase(database.app, "roster_app"),
     checkDatabase(database.directory, "roster_directory"),
   ]);
+  const metrics = new Metrics({
+    isReady: () => readiness.ready,
+    watchers: () => feed.watchers,
+    feedLagMs: () => feed.lagMs,
+    sealLagMs: () => jobs?.sealLagMs,
+  });
+  const open = async (name: string, url: string, size: number) => {
+    const pool = await openPool(url, { size, pipeline, meter: metrics.meterOf(name) });
+    metrics.watch(name, pool);
+    return pool;
+  };
   const [app, directory, standby] = await Promise.all([
-    openPool(database.app, { size: poolSize, pipeline }),
-    openPool(database.directory, { size: directoryPoolSize(poolSize), pipeline }),
+    open("roster_app", database.app, poolSize),
+    open("roster_directory", database.directory, directoryPoolSize(poolSize)),
     // Nobody looks at it now: it may be down, and is safe as the primary is while it follows that.
-    database.replica === undefined
-      ? undefined
-      : openPool(database.replica, { size: poolSize, pipeline }),
+    database.replica === undefined ? undefined : open("replica", database.replica, poolSize),
   ]);
-  const pools = Object.entries({ roster_app: app, roster_directory: directory, replica: standby });
-  const metrics = new Metrics(
-    pools.flatMap(([name, pool]) => (pool ? [[name, pool] as const] : [])),
-    () => readiness.ready,
-  );
   const verifier = new Verifier(trust);
   const sessions = { app, directory, replica: standby && new Replica(standby) };
   const feed = new Feed(readingAll(sessions), { ...usualFeed, ...options.feed });

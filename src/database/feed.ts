@@ -6,6 +6,7 @@
  * another transaction changed does so after that one's commit. Their numbers would tell the order in which they began.
  */
 import { setTimeout as delay } from "node:timers/promises";
+import { context, ROOT_CONTEXT } from "@opentelemetry/api";
 import { z } from "zod";
 import { formatSnapshot, type Place, parseSnapshot, type Snapshot } from "./positions.ts";
 import { maybeText, sql, type UnitOfWork } from "./sql.ts";
@@ -169,6 +170,8 @@ export class Feed {
   private readonly watching = new Set<Subscription>();
   private readonly byOrg = new Map<string | undefined, Set<Subscription>>();
   private running = false;
+  /** When the last poll that has been handed out was asked for. */
+  private seenMs = 0;
 
   /** @param unit reads what every org may see and what none may */
   constructor(unit: UnitOfWork, limits: FeedLimits) {
@@ -181,6 +184,11 @@ export class Feed {
     return this.watching.size;
   }
 
+  /** How old what watchers were told last is; undefined while nobody watches. */
+  get lagMs(): number | undefined {
+    return this.running ? performance.now() - this.seenMs : undefined;
+  }
+
   /** @param orgId undefined: everything but the copies that orgs got */
   join(orgId: string | undefined): Watcher {
     const subscription = new Subscription(this.limits.buffered, () => this.remove(subscription));
@@ -188,7 +196,8 @@ export class Feed {
     const peers = this.byOrg.get(orgId) ?? new Set();
     this.byOrg.set(orgId, peers.add(subscription));
     subscription.orgId = orgId;
-    if (!this.running) void this.run();
+    // It goes on when the call that began it is over, whose trace it is no part of.
+    if (!this.running) void context.with(ROOT_CONTEXT, () => this.run());
     return subscription;
   }
 
@@ -201,6 +210,7 @@ export class Feed {
 
   private async run(): Promise<void> {
     this.running = true;
+    this.seenMs = performance.now();
     let seen: Snapshot | undefined;
     while (this.watching.size > 0) {
       try {
@@ -217,9 +227,11 @@ export class Feed {
 
   /** Hands out what is new since the snapshot, and gives the next one. Who joined meanwhile begins there. */
   private async poll(seen: Snapshot | undefined): Promise<Snapshot> {
+    const askedMs = performance.now();
     const present = [...this.watching];
     const now = seen ? await this.handOut(seen) : (await feedState(this.unit)).now;
     for (const subscription of present) subscription.reach(now);
+    this.seenMs = askedMs;
     return now;
   }
 
