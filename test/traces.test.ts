@@ -2,28 +2,14 @@
 import { randomBytes, randomUUID } from "node:crypto";
 import { createClient } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-node";
-import { context, propagation, SpanKind, SpanStatusCode, trace } from "@opentelemetry/api";
-import {
-  InMemorySpanExporter,
-  NodeTracerProvider,
-  type ReadableSpan,
-  SimpleSpanProcessor,
-} from "@opentelemetry/sdk-trace-node";
+import { context, SpanKind, SpanStatusCode, trace } from "@opentelemetry/api";
+import type { InMemorySpanExporter, ReadableSpan } from "@opentelemetry/sdk-trace-node";
 import { describe, expect, onTestFinished, test, vi } from "vitest";
 import { UserService } from "../src/gen/roster/v1/user_service_pb.ts";
 import { useHarness } from "./harness.ts";
+import { listening } from "./listening.ts";
 
 const harness = useHarness();
-
-/** Registers an SDK until the test is over, as an operator would before the server starts. */
-const listening = (): InMemorySpanExporter => {
-  const exporter = new InMemorySpanExporter();
-  new NodeTracerProvider({ spanProcessors: [new SimpleSpanProcessor(exporter)] }).register();
-  onTestFinished(() => {
-    for (const api of [trace, context, propagation]) api.disable();
-  });
-  return exporter;
-};
 
 /** A caller's span, and what it sends of it. */
 const callerSpan = (flags = "01") => {
