@@ -1,7 +1,7 @@
 /** Every figure at /metrics, after calls that move it. */
 import { describe, expect, onTestFinished, test } from "vitest";
 import { startHarness, useHarness } from "./harness.ts";
-import { scrape } from "./scraped.ts";
+import { collectGarbage, scrape } from "./scraped.ts";
 
 const harness = useHarness();
 const now = () => scrape(harness.current);
@@ -165,6 +165,7 @@ describe("Metrics", () => {
   });
 
   test("tell of the process: CPU, memory, event loop, garbage", async () => {
+    await collectGarbage(harness.current);
     const told = await now();
     expect(told.sum("process_cpu_seconds_total")).toBeGreaterThan(0);
     expect(told.sum("process_resident_memory_bytes")).toBeGreaterThan(10_000_000);

@@ -1,4 +1,7 @@
 /** What /metrics of a server tells, read as Prometheus would. */
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
+import { vi } from "vitest";
 import type { Harness } from "./harness.ts";
 
 /** One figure. */
@@ -48,3 +51,15 @@ export class Scrape {
 
 export const scrape = async ({ server }: Pick<Harness, "server">): Promise<Scrape> =>
   new Scrape(await (await fetch(`http://127.0.0.1:${server.httpPort}/metrics`)).text());
+
+/** Has garbage collected in this process, which a server that runs in it tells. */
+export const collectGarbage = async (harness: Pick<Harness, "server">): Promise<void> => {
+  setFlagsFromString("--expose-gc");
+  runInNewContext("gc")();
+  const told = async (): Promise<void> => {
+    const { samples } = await scrape(harness);
+    if (!samples.some(({ name }) => name === "nodejs_gc_duration_seconds_count"))
+      throw new Error("no garbage collection was told");
+  };
+  await vi.waitFor(told, { timeout: 10_000 });
+};

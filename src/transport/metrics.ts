@@ -112,6 +112,8 @@ export class Metrics {
       seconds(vitals.sealLagMs),
     );
     this.ofPools();
+    // It measures from now on, not from the first time that somebody asks.
+    ofProcess();
   }
 
   /** A call has begun. */
@@ -141,6 +143,7 @@ export class Metrics {
   /** Hears what a pool does, which goes by the role that logs in, or `replica`. */
   meterOf(name: string) {
     const statements = new Map<string, Child>();
+    this.waits.zero({ [pool]: name });
     const waits = this.waits.labels({ [pool]: name });
     this.timeouts.inc({ [pool]: name }, 0);
     return {
