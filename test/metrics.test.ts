@@ -1,4 +1,5 @@
 /** Every figure at /metrics, after calls that move it. */
+import type { CallOptions } from "@connectrpc/connect";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { startHarness, useHarness } from "./harness.ts";
 import { collectGarbage, scrape } from "./scraped.ts";
@@ -62,45 +63,53 @@ describe("Metrics", () => {
   });
 
   test("tell of a pool that is too small: who waits, how long, in vain, and who is shed", async () => {
-    const small = await startHarness({ poolSize: 1 });
+    const { admin, urls: database } = harness.current;
+    const { orgId, ownerId } = await harness.current.tenant();
+    const deadlines = { defaultMs: 1_000, maximumMs: 60_000, streamMs: 60_000 };
+    const small = await startHarness({ database, poolSize: 1, deadlines });
     onTestFinished(() => small.stop());
-    const { orgId, owner } = await small.tenant();
-    await small.admin.query("begin; lock table roster.teams in access exclusive mode");
-    const held = owner.teams.listTeams({ orgId }, { timeoutMs: 30_000 });
-    const pending = async () =>
-      (await scrape(small)).sum("db_client_connection_pending_requests", pool("roster_app"));
-    const state = { ...pool("roster_app"), db_client_connection_state: "used" };
-    const used = async () => (await scrape(small)).sum("db_client_connection_count", state);
-    await expect.poll(used).toBe(1);
-    const waiting = Array.from({ length: 50 }, () => owner.teams.listTeams({ orgId }));
-    await expect.poll(pending).toBe(50);
-    await expect(owner.teams.listTeams({ orgId })).rejects.toThrow();
-    await small.admin.query("rollback");
-    await Promise.all([held, ...waiting]);
-    const told = await scrape(small);
-    const wait = "db_client_connection_wait_time_seconds";
-    expect(told.sum(`${wait}_count`, pool("roster_app"))).toBeGreaterThanOrEqual(50);
-    expect(told.sum(`${wait}_sum`, pool("roster_app"))).toBeGreaterThan(0);
-    expect(told.of("roster_rpc_failures_total", { reason: "OVERLOADED" })).toEqual([1]);
+    const { teams } = await small.as(ownerId);
+    const list = (options: CallOptions = { timeoutMs: 60_000 }) =>
+      teams.listTeams({ orgId }, options);
+    const app = pool("roster_app");
+    const figure =
+      (name: string, labels = {}) =>
+      async () =>
+        (await scrape(small)).sum(name, labels);
+    const used = figure("db_client_connection_count", {
+      ...app,
+      db_client_connection_state: "used",
+    });
+    const pending = figure("db_client_connection_pending_requests", app);
+    const failed = (reason: string) => figure("roster_rpc_failures_total", { reason });
 
-    await small.admin.query("begin; lock table roster.teams in access exclusive mode");
-    const again = owner.teams.listTeams({ orgId }, { timeoutMs: 30_000 });
+    await admin.query("begin; lock table roster.teams in access exclusive mode");
+    onTestFinished(async () => void (await admin.query("rollback")));
+    const held = list();
     await expect.poll(used).toBe(1);
-    const hasty = owner.teams.listTeams({ orgId }, { timeoutMs: 100 });
+    const waiting = Array.from({ length: 50 }, () => list());
+    await expect.poll(pending).toBe(50);
+    await expect(list()).rejects.toThrow();
+    expect(await failed("OVERLOADED")()).toBe(1);
+    await admin.query("rollback");
+    await Promise.all([held, ...waiting]);
+    expect(await figure("db_client_connection_wait_time_seconds_count", app)()).toBe(50);
+    expect(await figure("db_client_connection_wait_time_seconds_sum", app)()).toBeGreaterThan(0);
+
+    await admin.query("begin; lock table roster.teams in access exclusive mode");
+    const again = list();
+    await expect.poll(used).toBe(1);
     const hanging = new AbortController();
-    const hungUp = owner.teams.listTeams({ orgId }, { signal: hanging.signal });
-    await expect(hasty).rejects.toThrow();
+    const hungUp = list({ timeoutMs: 60_000, signal: hanging.signal });
+    await expect.poll(pending).toBe(1);
     hanging.abort();
     await expect(hungUp).rejects.toThrow();
-    const vain = async () =>
-      (await scrape(small)).sum("db_client_connection_timeouts_total", pool("roster_app"));
-    await expect.poll(vain).toBe(2);
-    await small.admin.query("rollback");
+    await expect.poll(failed("CANCELLED")).toBe(1);
+    await expect(list({})).rejects.toThrow();
+    expect(await failed("DEADLINE_EXCEEDED")()).toBe(1);
+    expect(await figure("db_client_connection_timeouts_total", app)()).toBe(2);
+    await admin.query("rollback");
     await again;
-    const reasons = async (reason: string) =>
-      (await scrape(small)).sum("roster_rpc_failures_total", { reason });
-    await expect.poll(() => reasons("CANCELLED")).toBe(1);
-    await expect.poll(() => reasons("DEADLINE_EXCEEDED")).toBe(1);
   });
 
   test("count who reaches for another org, by reason and never by org", async () => {

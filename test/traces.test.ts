@@ -1,12 +1,15 @@
 /** Spans of calls and their statements, as a registered SDK gets them, and the trace ids in logs. */
 import { randomBytes, randomUUID } from "node:crypto";
+import { once } from "node:events";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { createClient } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-node";
 import { context, SpanKind, SpanStatusCode, trace } from "@opentelemetry/api";
 import type { InMemorySpanExporter, ReadableSpan } from "@opentelemetry/sdk-trace-node";
-import { describe, expect, onTestFinished, test, vi } from "vitest";
+import { describe, expect, inject, onTestFinished, test, vi } from "vitest";
 import { UserService } from "../src/gen/roster/v1/user_service_pb.ts";
-import { useHarness } from "./harness.ts";
+import { audience, issuer, startHarness, useHarness } from "./harness.ts";
 import { listening } from "./listening.ts";
 
 const harness = useHarness();
@@ -146,6 +149,26 @@ describe("With an SDK", () => {
     expect(polls).toEqual([]);
     // Each of the stream's own statements leaves a span, and none of some hundred polls does.
     expect(statements.length).toBeLessThan(10);
+  });
+
+  test("the endpoint of the keys hears which trace asks it", async () => {
+    const asked: unknown[] = [];
+    const { d: _private, ...key } = inject("signingKey");
+    const endpoint = createServer(({ headers }, response) => {
+      asked.push(headers.traceparent);
+      response.end(JSON.stringify({ keys: [key] }));
+    }).listen(0, "127.0.0.1");
+    await once(endpoint, "listening");
+    onTestFinished(() => void endpoint.close());
+    const url = `http://127.0.0.1:${(endpoint.address() as AddressInfo).port}`;
+    const database = harness.current.urls;
+    const trust = { jwks: { url }, issuer, audience, orgClaim: "org" };
+    const current = await startHarness({ database, trust });
+    onTestFinished(() => current.stop());
+    listening();
+    const { traceId, headers } = callerSpan();
+    await current.ops.users.getCaller({}, { headers });
+    expect(asked).toEqual([expect.stringContaining(traceId)]);
   });
 
   test("a caller who is not sampled leaves no spans, and is logged all the same", async () => {
