@@ -103,11 +103,13 @@ describe("The dashboard and the alerts", () => {
     for (const names of left) expect(names.split("|").sort()).toEqual(streams);
   });
 
-  test("show rate, errors, duration, saturation, lags and denials", () => {
+  test("show rate, errors, duration, saturation, lags and denials; README has every metric", () => {
     const shown = new Set(queries.flatMap(([, query]) => read(query).metrics));
     const own = [...told.helps.keys()].filter((name) => /^(rpc|roster|db)_/.test(name));
     const unseen = own.filter((name) => ![...shown].some((metric) => metric.startsWith(name)));
     expect(unseen).toEqual([]);
+    const readme = readFileSync(new URL("../README.md", import.meta.url), "utf8");
+    expect(own.filter((name) => !readme.includes(`\`${name}\``))).toEqual([]);
     const alerted = new Set(alerts.flatMap(({ expr }) => read(expr).metrics));
     expect([...alerted]).toEqual(
       expect.arrayContaining([
