@@ -1,4 +1,4 @@
-/** Whatever people write, into whichever field of whichever RPC, and whatever goes wrong with it: no log and no span has it. */
+/** Whatever people write into whichever field, and whatever goes wrong with it: no log and no span has it. */
 import {
   clone,
   type DescField,

@@ -1,7 +1,8 @@
 /** What `/metrics` tells, in Prometheus' text form and by OpenTelemetry's names; never which tenant or who. */
 import type { DescMethod } from "@bufbuild/protobuf";
-import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "@prometheus-io/client";
+import { Counter, collectDefaultMetrics, Gauge, Registry } from "@prometheus-io/client";
 import { ErrorReasonSchema } from "../gen/roster/v1/error_pb.ts";
+import { type Series, Timings } from "./timings.ts";
 
 /** What is told of a pool when somebody asks. */
 export interface MeteredPool {
@@ -17,11 +18,6 @@ export interface Vitals {
   readonly watchers: () => number;
   readonly feedLagMs: () => number | undefined;
   readonly sealLagMs: () => number | undefined;
-}
-
-/** A child of a histogram: looking it up by its labels would cost more than to count. */
-interface Child {
-  observe(seconds: number): void;
 }
 
 const callSeconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
@@ -41,13 +37,12 @@ export class Metrics {
   private readonly registry = new Registry();
   private readonly registers = [this.registry];
   private readonly pools = new Map<string, MeteredPool>();
-  private readonly calls = new Histogram({
-    name: "rpc_server_call_duration_seconds",
-    help: "Seconds until an RPC was answered, of a stream until its end.",
-    labelNames: ["rpc_system_name", "rpc_method", "rpc_status_code"],
-    buckets: callSeconds,
-    registers: this.registers,
-  });
+  private readonly calls = new Timings(
+    this.registry,
+    "rpc_server_call_duration_seconds",
+    "Seconds until an RPC was answered, of a stream until its end.",
+    callSeconds,
+  );
   private readonly failures = new Counter({
     name: "roster_rpc_failures_total",
     help: "Number of RPCs that failed, by ErrorReason. OVERLOADED was shed; of CANCELLED the caller had hung up.",
@@ -60,20 +55,18 @@ export class Metrics {
     labelNames: ["reason"],
     registers: this.registers,
   });
-  private readonly statements = new Histogram({
-    name: "db_client_operation_duration_seconds",
-    help: "Seconds from handing a statement to a connection until its answer, entering the tenant included.",
-    labelNames: ["db_system_name", pool, operation, "error_type"],
-    buckets: statementSeconds,
-    registers: this.registers,
-  });
-  private readonly waits = new Histogram({
-    name: "db_client_connection_wait_time_seconds",
-    help: "Seconds that RPCs waited for a connection, of those that had to and got one.",
-    labelNames: [pool],
-    buckets: callSeconds,
-    registers: this.registers,
-  });
+  private readonly statements = new Timings(
+    this.registry,
+    "db_client_operation_duration_seconds",
+    "Seconds from handing a statement to a connection until its answer, entering the tenant included.",
+    statementSeconds,
+  );
+  private readonly waits = new Timings(
+    this.registry,
+    "db_client_connection_wait_time_seconds",
+    "Seconds that RPCs waited for a connection, of those that had to and got one.",
+    callSeconds,
+  );
   private readonly timeouts = new Counter({
     name: "db_client_connection_timeouts_total",
     help: "Number of RPCs that waited for a connection until their time was over or their caller gone.",
@@ -81,8 +74,8 @@ export class Metrics {
     registers: this.registers,
   });
   private readonly callsBy = {
-    grpc: new Map<DescMethod, Map<string, Child>>(),
-    connectrpc: new Map<DescMethod, Map<string, Child>>(),
+    grpc: new Map<DescMethod, Map<string, Series>>(),
+    connectrpc: new Map<DescMethod, Map<string, Series>>(),
   };
   private inFlight = 0;
 
@@ -128,10 +121,10 @@ export class Metrics {
     let child = children.get(method)?.get(code);
     if (!child) {
       const rpc_method = `${method.parent.typeName}/${method.name}`;
-      child = this.calls.labels({ rpc_system_name: system, rpc_method, rpc_status_code: code });
+      child = this.calls.series({ rpc_system_name: system, rpc_method, rpc_status_code: code });
       children.set(method, new Map(children.get(method)).set(code, child));
     }
-    child.observe(ms / 1000);
+    child.observe(ms);
   }
 
   /** That call has failed. */
@@ -142,18 +135,17 @@ export class Metrics {
 
   /** Hears what a pool does, which goes by the role that logs in, or `replica`. */
   meterOf(name: string) {
-    const statements = new Map<string, Child>();
-    this.waits.zero({ [pool]: name });
-    const waits = this.waits.labels({ [pool]: name });
+    const statements = new Map<string, Series>();
+    const waits = this.waits.series({ [pool]: name });
     this.timeouts.inc({ [pool]: name }, 0);
     return {
-      waited: (ms: number) => waits.observe(ms / 1000),
+      waited: (ms: number) => waits.observe(ms),
       timedOut: () => this.timeouts.inc({ [pool]: name }),
       asked: (does: string, error: string, ms: number) => {
         const key = error === "" ? does : `${does} ${error}`;
         let child = statements.get(key);
         if (!child) {
-          child = this.statements.labels({
+          child = this.statements.series({
             db_system_name: "postgresql",
             [pool]: name,
             [operation]: does,
@@ -161,7 +153,7 @@ export class Metrics {
           });
           statements.set(key, child);
         }
-        child.observe(ms / 1000);
+        child.observe(ms);
       },
     };
   }
