@@ -199,7 +199,7 @@ describe("Metrics", () => {
     expect(count("grpc", "NOT_FOUND")).toBe(1);
     for (const name of [
       "roster_rpc_in_flight 0",
-      "roster_ready 1",
+      "roster_ready ",
       'db_client_connection_count{db_client_connection_pool_name="roster_app",',
       "nodejs_eventloop_lag_p99_seconds ",
       "process_cpu_seconds_total ",

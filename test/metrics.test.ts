@@ -35,7 +35,8 @@ describe("Metrics", () => {
     expect(seconds).toBeGreaterThan(0.0005);
     expect(seconds).toBeLessThan(60);
     expect(told.of("roster_rpc_in_flight")).toEqual([0]);
-    expect(told.of("roster_ready")).toEqual([1]);
+    // On a busy machine it is now and then not ready for a moment.
+    await expect.poll(async () => (await now()).of("roster_ready")).toEqual([1]);
   });
 
   test("time statements by what they do, also those that fail", async () => {
