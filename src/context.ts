@@ -87,6 +87,8 @@ export const keys = {
   timeoutMs: key<number>(),
   deadline: key<Deadline>(),
   correlationId: key<string>(),
+  /** Where the call stands in a trace, as logs tell it; undefined when it is part of none. */
+  trace: key<{ readonly trace_id: string; readonly span_id: string }>(),
   unitOfWork: key<UnitOfWork>(),
   entry: key<Entry>(),
   claim: key<Claim>(),

@@ -82,25 +82,24 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
     checkDatabase(database.app, "roster_app"),
     checkDatabase(database.directory, "roster_directory"),
   ]);
-  const [app, directory, polling, standby] = await Promise.all([
-    openPool(database.app, { size: poolSize, pipeline }),
-    openPool(database.directory, { size: directoryPoolSize(poolSize), pipeline }),
-    openPool(database.directory, { size: 1, pipeline }),
-    // Nobody looks at it now: it may be down, and is safe as the primary is while it follows that.
-    database.replica === undefined
-      ? undefined
-      : openPool(database.replica, { size: poolSize, pipeline }),
-  ]);
-  const pools = Object.entries({
-    roster_app: app,
-    roster_directory: directory,
-    feed: polling,
-    replica: standby,
+  const metrics = new Metrics({
+    isReady: () => readiness.ready,
+    watchers: () => feed.watchers,
+    feedLagMs: () => feed.lagMs,
+    sealLagMs: () => jobs?.sealLagMs,
   });
-  const metrics = new Metrics(
-    pools.flatMap(([name, pool]) => (pool ? [[name, pool] as const] : [])),
-    () => readiness.ready,
-  );
+  const open = async (name: string, url: string, size: number) => {
+    const pool = await openPool(url, { size, pipeline, meter: metrics.meterOf(name) });
+    metrics.watch(name, pool);
+    return pool;
+  };
+  const [app, directory, polling, standby] = await Promise.all([
+    open("roster_app", database.app, poolSize),
+    open("roster_directory", database.directory, directoryPoolSize(poolSize)),
+    open("feed", database.directory, 1),
+    // Nobody looks at it now: it may be down, and is safe as the primary is while it follows that.
+    database.replica === undefined ? undefined : open("replica", database.replica, poolSize),
+  ]);
   const verifier = new Verifier(trust);
   const sessions = { app, directory, replica: standby && new Replica(standby) };
   const feed = new Feed(readingAll(polling), { ...usualFeed, ...options.feed });

@@ -242,6 +242,7 @@ lint(
       "remove_expired_members to roster_worker",
       "room_for to roster_app",
       "seal_audit to roster_worker",
+      "seal_lag to roster_worker",
       "sealed_until to roster_app",
       "sealed_until to roster_directory",
       "store_response to roster_app",

@@ -27,6 +27,15 @@ import {
 } from "./exchange.ts";
 import { Packet } from "./packet.ts";
 import { readerOf } from "./reader.ts";
+import {
+  errorTypeOf,
+  failedSpan,
+  type PoolMeter,
+  placeOf,
+  spanOf,
+  statementOf,
+  unmetered,
+} from "./telemetry.ts";
 
 /** What travels in the same flush as a Slonik query. */
 export interface Flight {
@@ -107,8 +116,13 @@ export interface RoundTrips {
  * @param pipeline false sends each statement by itself and unnamed, for poolers that can carry neither
  *   pipelines nor prepared statements; results are equal
  * @param roundTrips counts what is sent
+ * @param meter hears how long statements took
  */
-export const createTenantDriver = (pipeline: boolean, roundTrips: RoundTrips): DriverFactory =>
+export const createTenantDriver = (
+  pipeline: boolean,
+  roundTrips: RoundTrips,
+  meter: PoolMeter = unmetered,
+): DriverFactory =>
   createDriverFactory(async ({ driverConfiguration }) => {
     const gather = gatherer();
     return {
@@ -120,6 +134,7 @@ export const createTenantDriver = (pipeline: boolean, roundTrips: RoundTrips): D
           keepAlive: true,
         });
         const wire = (client as unknown as { connection: Wire }).connection;
+        const place = placeOf(client.host, client.port, client.database ?? "");
         const session: Session = {
           wire,
           packet: new Packet(),
@@ -220,9 +235,24 @@ export const createTenantDriver = (pipeline: boolean, roundTrips: RoundTrips): D
             }
             const steps = [...before, { text, values }, ...(flight.after ?? [])];
             const { prepare, shared, located } = flight;
-            const { tag, shape, bytes, rows } = pipeline
-              ? await exchange(steps, before.length, prepare, shared, located)
-              : await oneByOne(steps, before.length, located);
+            const statement = statementOf(text);
+            const span = spanOf(statement, place);
+            const startMs = performance.now();
+            let failure = "";
+            let outcome: Outcome;
+            try {
+              outcome = pipeline
+                ? await exchange(steps, before.length, prepare, shared, located)
+                : await oneByOne(steps, before.length, located);
+            } catch (error) {
+              failure = errorTypeOf(error);
+              throw error;
+            } finally {
+              meter.asked(statement.operation, failure, performance.now() - startMs);
+              if (span && failure !== "") failedSpan(span, failure);
+              span?.end();
+            }
+            const { tag, shape, bytes, rows } = outcome;
             const [command = "", ...counts] = tag.split(" ");
             flight.received?.(bytes);
             return {

@@ -3,6 +3,7 @@ import { type CommonQueryMethods, createPool, type DatabasePool, type Intercepto
 import type { z } from "zod";
 import { createTenantDriver, type RoundTrips } from "./driver.ts";
 import { parseRow } from "./rows.ts";
+import { type PoolMeter, unmetered } from "./telemetry.ts";
 
 /** When an RPC must have answered. */
 export interface Deadline {
@@ -39,6 +40,8 @@ export interface PoolOptions {
   readonly size: number;
   /** False for poolers that carry neither pipelines nor prepared statements. */
   readonly pipeline: boolean;
+  /** Hears what it does; nobody does by default. */
+  readonly meter?: PoolMeter;
 }
 
 /** A connection that somebody has. */
@@ -63,11 +66,10 @@ interface Waiter {
 export class TenantPool {
   /** Counts what is sent. */
   readonly roundTrips: RoundTrips;
-  /** Calls that had to wait for a connection and got one, and how long all of them together. */
-  readonly waits = { count: 0, ms: 0 };
   readonly size: number;
   private readonly slonik: DatabasePool;
   private readonly limit: number;
+  private readonly meter: PoolMeter;
   private readonly idle: Loan[] = [];
   private readonly waiting = new Set<Waiter>();
   /** Connections that are open or being opened. */
@@ -75,11 +77,18 @@ export class TenantPool {
   private ending = false;
 
   /** @param size most connections  @param limit calls that may wait */
-  constructor(slonik: DatabasePool, roundTrips: RoundTrips, size: number, limit: number) {
+  constructor(
+    slonik: DatabasePool,
+    roundTrips: RoundTrips,
+    size: number,
+    limit: number,
+    meter: PoolMeter,
+  ) {
     this.slonik = slonik;
     this.roundTrips = roundTrips;
     this.size = size;
     this.limit = limit;
+    this.meter = meter;
   }
 
   /** Calls that wait now. */
@@ -129,14 +138,14 @@ export class TenantPool {
     return new Promise((resolve, reject) => {
       const stay = deadline.onOver(() => {
         this.waiting.delete(waiter);
+        this.meter.timedOut();
         reject(new DeadlinePassed());
       });
       const waiter: Waiter = {
         serve: (loan) => {
           this.waiting.delete(waiter);
           stay();
-          this.waits.count++;
-          this.waits.ms += performance.now() - startMs;
+          this.meter.waited(performance.now() - startMs);
           // At once, so that nobody else takes the place meanwhile.
           resolve(loan ?? this.connect());
         },
@@ -191,11 +200,11 @@ export class TenantPool {
 /** Opens a pool. It connects when first asked, so that a database that is down does not stop the start. */
 export const openPool = async (
   url: string,
-  { size, pipeline }: PoolOptions,
+  { size, pipeline, meter = unmetered }: PoolOptions,
 ): Promise<TenantPool> => {
   const roundTrips: RoundTrips = { count: 0 };
   const slonik = await createPool(url, {
-    driverFactory: createTenantDriver(pipeline, roundTrips),
+    driverFactory: createTenantDriver(pipeline, roundTrips, meter),
     interceptors: [parseRows],
     maxPoolSize: size,
     connectionRetryLimit: 0,
@@ -213,5 +222,5 @@ export const openPool = async (
   });
   // Slonik reports errors here too; every one reaches its caller already.
   slonik.on("error", () => {});
-  return new TenantPool(slonik, roundTrips, size, size * 50);
+  return new TenantPool(slonik, roundTrips, size, size * 50, meter);
 };

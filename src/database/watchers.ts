@@ -1,5 +1,6 @@
 /** Who watches the change feed: one poll of the database serves them all. */
 import { setTimeout as delay } from "node:timers/promises";
+import { context, ROOT_CONTEXT } from "@opentelemetry/api";
 import { type ChangeRow, type FeedState, feedState, pagesBehind } from "./feed.ts";
 import { weigh } from "./page.ts";
 import type { Snapshot } from "./positions.ts";
@@ -87,6 +88,8 @@ export class Feed {
   private readonly listening: Groups = new Map();
   private count = 0;
   private running = false;
+  /** When the last poll that has been handed out was asked for. */
+  private seenMs = 0;
   private judging = 0;
   private readonly waiting: (() => void)[] = [];
 
@@ -99,6 +102,11 @@ export class Feed {
   /** How many watch. */
   get watchers(): number {
     return this.count;
+  }
+
+  /** How old what watchers were told last is; undefined while nobody watches. */
+  get lagMs(): number | undefined {
+    return this.running ? performance.now() - this.seenMs : undefined;
   }
 
   /**
@@ -136,7 +144,8 @@ export class Feed {
 
   private listen(subscription: Subscription): void {
     enter(this.listening, subscription);
-    if (!this.running) void this.run();
+    // It goes on when the call that began it is over, whose trace it is no part of.
+    if (!this.running) void context.with(ROOT_CONTEXT, () => this.run());
   }
 
   private remove(subscription: Subscription): void {
@@ -154,14 +163,16 @@ export class Feed {
     const { pollMs, heartbeatMs } = this.limits;
     this.running = true;
     let last: FeedState | undefined;
-    let [failures, goodMs] = [0, performance.now()];
+    let failures = 0;
+    this.seenMs = performance.now();
     while (this.listening.size > 0) {
       try {
         last = await this.poll(last);
-        [failures, goodMs] = [0, performance.now()];
+        failures = 0;
       } catch (error) {
         failures++;
-        const over = error instanceof HistoryChanged || performance.now() - goodMs >= heartbeatMs;
+        const over =
+          error instanceof HistoryChanged || performance.now() - this.seenMs >= heartbeatMs;
         for (const subscription of this.listeners) {
           // They come again from where they were.
           if (over) subscription.fail(error);
@@ -176,9 +187,11 @@ export class Feed {
 
   /** Hands out what is new since the state, and gives the next one. Who joined meanwhile begins there. */
   private async poll(last: FeedState | undefined): Promise<FeedState> {
+    const askedMs = performance.now();
     const present = this.listeners;
     const state = last ? await this.handOut(last) : await feedState(this.unit);
     for (const subscription of present) subscription.reach(state);
+    this.seenMs = askedMs;
     return state;
   }
 

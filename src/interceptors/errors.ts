@@ -1,7 +1,7 @@
 import type { Interceptor, StreamRequest, UnaryRequest } from "@connectrpc/connect";
 import type { Logger } from "pino";
 import { v7 as uuid } from "uuid";
-import { correlationIdOf } from "../context.ts";
+import { correlationIdOf, keys } from "../context.ts";
 import { fail, failureOf } from "../errors.ts";
 import { rethrowing, through } from "./streams.ts";
 
@@ -36,6 +36,7 @@ const rethrow = (
     {
       incident_id: incidentId,
       correlation_id: correlationIdOf(values),
+      ...values.get(keys.trace),
       method: `${service.typeName}/${method.name}`,
       ...describe(error),
     },

@@ -1,9 +1,12 @@
 import { readFile, stat } from "node:fs/promises";
 import type { Interceptor } from "@connectrpc/connect";
+import { context, propagation } from "@opentelemetry/api";
 import {
   createLocalJWKSet,
   createRemoteJWKSet,
+  customFetch,
   errors,
+  type FetchImplementation,
   type JSONWebKeySet,
   type JWTVerifyGetKey,
   jwtVerify,
@@ -199,6 +202,14 @@ class FileKeys implements KeySource {
   }
 }
 
+/** Tells the endpoint which trace asks it, where somebody traces. */
+const fetchInTrace: FetchImplementation = (url, options) => {
+  propagation.inject(context.active(), options.headers, {
+    set: (headers, name, value) => headers.set(name, value),
+  });
+  return fetch(url, options);
+};
+
 /** A JWKS endpoint, asked again when a key is unknown and from time to time. */
 class RemoteKeys implements KeySource {
   private readonly remote: ReturnType<typeof createRemoteJWKSet>;
@@ -210,6 +221,7 @@ class RemoteKeys implements KeySource {
     this.remote = createRemoteJWKSet(new URL(url), {
       cacheMaxAge: remoteMaxAgeMs,
       cooldownDuration: remoteCooldownMs,
+      [customFetch]: fetchInTrace,
     });
     this.forget = forget;
   }

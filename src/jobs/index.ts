@@ -14,6 +14,8 @@ const sealMs = 2_000;
 
 /** Background work under way. */
 export interface Jobs {
+  /** How old the oldest row of the audit log that is not sealed is at most: while nobody can look, ever older. */
+  readonly sealLagMs: number;
   /** Starts nothing more and breaks off what runs. */
   stop(): Promise<void>;
 }
@@ -83,17 +85,26 @@ export const startJobs = (url: string, log: Logger, options: JobOptions = {}): J
     }
   };
 
+  let lag = { ms: 0, sinceMs: performance.now() };
+  const lags = (ms: number): void => {
+    lag = { ms, sinceMs: performance.now() };
+  };
   const sealing = async (): Promise<void> => {
     const rhythmMs = Math.min(sealMs, everyMs);
     while (!signal.aborted) {
       await wait(rhythmMs);
       if (!signal.aborted)
-        await keepSealing(url, { signal }, rhythmMs).catch((error) => failed("seal_audit", error));
+        await keepSealing(url, { signal }, rhythmMs, lags).catch((error) =>
+          failed("seal_audit", error),
+        );
     }
   };
 
   const running = Promise.all([rounds(), sealing()]);
   return {
+    get sealLagMs() {
+      return lag.ms + performance.now() - lag.sinceMs;
+    },
     stop: async () => {
       stopping.abort();
       await running;

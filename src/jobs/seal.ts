@@ -33,10 +33,18 @@ export const seal = (url: string, limits: Limits = {}): Promise<number> =>
  * any time.
  *
  * @param everyMs milliseconds between two looks when there is nothing to do
+ * @param lags hears after each look how old the oldest row is that is not sealed, in milliseconds
  */
-export const keepSealing = (url: string, limits: Limits, everyMs: number): Promise<never> =>
+export const keepSealing = (
+  url: string,
+  limits: Limits,
+  everyMs: number,
+  lags: (ms: number) => void,
+): Promise<never> =>
   withWorker(url, limits, async (client) => {
     for (;;) {
-      if (!(await sealSome(client))) await delay(everyMs, undefined, { signal: limits.signal });
+      const sealed = await sealSome(client);
+      lags((await numberOf(client, "select roster.seal_lag()")) ?? 0);
+      if (!sealed) await delay(everyMs, undefined, { signal: limits.signal });
     }
   });

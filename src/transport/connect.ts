@@ -250,6 +250,10 @@ class Call implements UnaryRequest {
     return this.context.requestMethod;
   }
 
+  get protocolName(): string {
+    return this.context.protocolName;
+  }
+
   get service(): DescService {
     return this.method.parent;
   }

@@ -12,6 +12,7 @@ import { rows } from "./guards-of-rows.ts";
 import { seals } from "./guards-of-seals.ts";
 import { teamMembers } from "./guards-of-team-members.ts";
 import { teams } from "./guards-of-teams.ts";
+import { telemetry } from "./guards-of-telemetry.ts";
 import { ends, requests } from "./guards-of-time.ts";
 
 /** The guards of Roster, each with how it is weakened and the test that must notice. */
@@ -31,4 +32,5 @@ export const guards: readonly Guard[] = [
   ...feed,
   ...requests,
   ...ends,
+  ...telemetry,
 ];
