@@ -132,6 +132,7 @@ export class ServerProcess {
       TOKEN_SECRET: "a secret of at least thirty-two characters",
       GRPC_ADDR: `127.0.0.1:${port}`,
       HTTP_ADDR: `127.0.0.1:${httpPort}`,
+      SHUTDOWN_NOTICE_SECONDS: "1",
       LOG_LEVEL: "warn",
     });
   }
