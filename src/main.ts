@@ -40,7 +40,7 @@ export interface ServerOptions {
   readonly openReflection: boolean;
   /** How long an RPC may take: by default 10 s, and a minute at most; a stream half an hour. */
   readonly deadlines?: DeadlineLimits;
-  /** Milliseconds from the time when a stopping server says so to the time when it takes no more calls: none unless set. */
+  /** Milliseconds for which a server that stops says so and still takes calls: none unless set. */
   readonly noticeMs?: number;
   /** How the change feed is watched: by default polled every 50 ms, with a heartbeat each 15 s. */
   readonly feed?: Partial<FeedLimits>;

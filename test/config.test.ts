@@ -49,6 +49,7 @@ describe("readConfig in development", () => {
       purgeAfterDays: 30,
       auditRetentionDays: 0,
       operatorReason: "optional",
+      shutdownNoticeSeconds: 0,
       dataDir: ".roster",
       logLevel: "info",
     });

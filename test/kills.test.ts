@@ -1,6 +1,6 @@
 /**
  * `npm run test:faults`: FAULT_ROUNDS times, 100 unless set, the server is killed under load, and as often PostgreSQL
- * is. After each time every write that was acknowledged is there once, with one entry, and every other whole or not at all.
+ * is. After each time what was acknowledged is there once, with one entry, and every other write whole or not at all.
  */
 import { randomUUID } from "node:crypto";
 import { setTimeout as delay } from "node:timers/promises";
@@ -99,6 +99,10 @@ const follow = async ({ orgId, owner }: OwnTenant, fold: Fold, over: () => boole
   return breaks;
 };
 
+/** The word that a change `c` of a team put into its row. */
+const wordOf =
+  "case c.kind when 'CREATED' then c.after ->> 'name' else c.after ->> 'description' end";
+
 /** What the database has of each write: changes with their entry, and kept answers. */
 const effectsOf = async (database: Database, writes: readonly Write[]) => {
   const rows = await database.query<{
@@ -109,10 +113,10 @@ const effectsOf = async (database: Database, writes: readonly Write[]) => {
   }>(
     `select w.word,
        (select count(*)::int from roster.audit_changes c where c.org_id = w.org_id and c.resource_type = 'team'
-          and w.word = case c.kind when 'CREATED' then c.after ->> 'name' else c.after ->> 'description' end) as changes,
+          and w.word = ${wordOf}) as changes,
        (select count(*)::int from roster.audit_changes c join roster.audit_entries e on e.id = c.entry_id
         where c.org_id = w.org_id and c.resource_type = 'team' and e.outcome = 'SUCCEEDED' and e.org_id = w.org_id
-          and w.word = case c.kind when 'CREATED' then c.after ->> 'name' else c.after ->> 'description' end) as entries,
+          and w.word = ${wordOf}) as entries,
        (select count(*)::int from roster.idempotency_keys k
         where k.org_id = w.org_id and k.request_id::text = w.request and k.response is not null) as kept
      from unnest($1::text[], $2::uuid[], $3::text[]) as w (word, org_id, request)`,
@@ -263,7 +267,8 @@ test(`${rounds} kills of the server and of PostgreSQL lose nothing and double no
   console.log(
     `${rounds} kills each: ${totals.acknowledged} writes acknowledged, all there once; of the unknown ` +
       `${totals.present} there and ${totals.absent} not, ${totals.repeated} sent again; watchers came back ` +
-      `${breaks} times; served again after at most ${most(backMs.server)} (server), ${most(backMs.database)} (PostgreSQL)`,
+      `${breaks} times; served again after at most ` +
+      `${most(backMs.server)} (server), ${most(backMs.database)} (PostgreSQL)`,
   );
   await server.end("SIGTERM");
 }, 7_200_000);

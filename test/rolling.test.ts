@@ -1,4 +1,4 @@
-/** `npm run test:rolling`: ROLLING_ROUNDS restarts of two servers in turns under load, 50 unless set; and a database that goes. */
+/** `npm run test:rolling`: two servers restart in turns under load, ROLLING_ROUNDS times, 50 unless set. */
 import { randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
@@ -119,8 +119,9 @@ test(`${rounds} rolling restarts: who sends again sees no failure, and what was 
     [acknowledged, orgId],
   );
   console.log(
-    `${rounds} restarts: ${counts.retrying} calls with retries and ${counts.http} over HTTP, ${failures.length} failed; ` +
-      `${counts.single} writes without, ${counts.refused} refused; ${rows.length} acknowledged; ` +
+    `${rounds} restarts: ${counts.retrying} calls with retries and ${counts.http} over HTTP, ` +
+      `${failures.length} failed; ${counts.single} writes without, ${counts.refused} refused; ` +
+      `${rows.length} acknowledged; ` +
       `a server stopped within ${Math.round(Math.max(...stopMs))} ms, of which 1000 notice`,
   );
   expect(failures).toEqual([]);
