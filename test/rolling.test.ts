@@ -2,8 +2,10 @@
 import { randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
-import { expect, test } from "vitest";
+import pg from "pg";
+import { expect, onTestFinished, test } from "vitest";
 import { TeamService } from "../src/gen/roster/v1/team_service_pb.ts";
+import { refusal } from "./harness.ts";
 import { Database, readiness, ServerProcess, tenantOn, until } from "./processes.ts";
 import { RawClient } from "./raw-client.ts";
 
@@ -151,4 +153,33 @@ test("a server is not ready within 2 s of losing its database, and ready within 
   }
   console.log(told.join("; "));
   expect(await server.end("SIGTERM")).toBe(0);
+}, 600_000);
+
+test("a server that stops says so while it still takes calls, and cancels what does not end", async () => {
+  const database = await Database.start("stopping");
+  const server = await ServerProcess.on(database);
+  await server.start();
+  const { orgId, owner } = await tenantOn(server.port);
+  const holder = new pg.Client({ connectionString: database.urls.admin });
+  await holder.connect();
+  onTestFinished(() => holder.end());
+  await holder.query("begin; lock table roster.teams in access exclusive mode");
+  const waiting = async (): Promise<number> => {
+    const found = await database.query(
+      "select pid from pg_stat_activity where usename = 'roster_app' and wait_event_type = 'Lock'",
+    );
+    return found.length;
+  };
+  const stuck = refusal(owner.teams.listTeams({ orgId }, { timeoutMs: 50_000 }));
+  await until(async () => (await waiting()) === 1);
+  const start = performance.now();
+  const ended = server.end("SIGTERM");
+  await until(async () => (await readiness(server.httpPort)) === 503);
+  expect((await owner.orgs.getOrg({ orgId })).org?.id).toBe(orgId);
+  expect(await ended).toBe(0);
+  console.log(
+    `stopped after ${Math.round(performance.now() - start)} ms, of which 1000 notice and 10000 grace`,
+  );
+  await stuck;
+  expect(await waiting()).toBe(0);
 }, 600_000);
