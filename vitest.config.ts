@@ -1,12 +1,15 @@
 import { defineConfig } from "vitest/config";
 import { weakenSources, weakensSource } from "./test/mutants/weakness.ts";
 
+/** What takes long or starts servers more, and runs when it is named. */
+const apart = ["replica", "cancel-storm", "kills", "rolling"];
+const named = (name: string): boolean => process.argv.join().includes(name);
+
 export default defineConfig({
   plugins: [weakenSources()],
   test: {
     include: ["test/**/*.test.ts"],
-    // It starts two servers more, and runs when it is named.
-    exclude: process.argv.join().includes("replica") ? [] : ["test/replica.test.ts"],
+    exclude: apart.filter((name) => !named(name)).map((name) => `test/${name}.test.ts`),
     // Starts the one database server of the run; each file clones its own database from it.
     globalSetup: ["test/setup.ts"],
     pool: "forks",

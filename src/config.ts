@@ -22,6 +22,8 @@ export interface Config {
   readonly auditRetentionDays: number;
   /** Whether operators must say why they call. */
   readonly operatorReason: "optional" | "required";
+  /** How long a server that stops still takes calls. */
+  readonly shutdownNoticeSeconds: number;
   readonly dataDir: string;
   readonly logLevel: string;
 }
@@ -140,6 +142,7 @@ const variables = {
   PURGE_AFTER_DAYS: whole(1, 3650),
   AUDIT_RETENTION_DAYS: whole(0, 36500),
   OPERATOR_REASON: z.enum(["optional", "required"], "must be optional or required"),
+  SHUTDOWN_NOTICE_SECONDS: whole(0, 60),
   ALLOW_CLEARTEXT: flag,
   ROSTER_DATA_DIR: z.string().min(1),
   LOG_LEVEL: z.enum(
@@ -159,6 +162,7 @@ const defaults: Readonly<Record<string, string>> = {
   PURGE_AFTER_DAYS: "30",
   AUDIT_RETENTION_DAYS: "0",
   OPERATOR_REASON: "optional",
+  SHUTDOWN_NOTICE_SECONDS: "5",
   ALLOW_CLEARTEXT: "0",
   ROSTER_DATA_DIR: ".roster",
   LOG_LEVEL: "info",
@@ -375,6 +379,8 @@ export const readConfig = (environment: NodeJS.ProcessEnv = process.env): Config
     purgeAfterDays: v.PURGE_AFTER_DAYS,
     auditRetentionDays: v.AUDIT_RETENTION_DAYS,
     operatorReason: v.OPERATOR_REASON,
+    // A developer waits for the prompt.
+    shutdownNoticeSeconds: v.ROSTER_DEV ? 0 : v.SHUTDOWN_NOTICE_SECONDS,
     dataDir: v.ROSTER_DATA_DIR,
     logLevel: v.LOG_LEVEL,
   };

@@ -1,4 +1,5 @@
 /** The whole process on one screen: database → corridor → ports, and how it stops. */
+import { setTimeout as delay } from "node:timers/promises";
 import type { Logger } from "pino";
 import { type DatabaseUrls, directoryPoolSize, type HttpConfig } from "./config.ts";
 import { checkDatabase } from "./database/check.ts";
@@ -39,6 +40,8 @@ export interface ServerOptions {
   readonly openReflection: boolean;
   /** How long an RPC may take: by default 10 s, and a minute at most; a stream half an hour. */
   readonly deadlines?: DeadlineLimits;
+  /** Milliseconds for which a server that stops says so and still takes calls: none unless set. */
+  readonly noticeMs?: number;
   /** How the change feed is watched: by default polled every 50 ms, with a heartbeat each 15 s. */
   readonly feed?: Partial<FeedLimits>;
   readonly log: Logger;
@@ -77,13 +80,14 @@ const graceMs = 10_000;
 export const startServer = async (options: ServerOptions): Promise<RunningServer> => {
   const { address, database, poolSize, pipeline, trust, tokenSecret, purgeAfterDays, log } =
     options;
-  const { auditRetentionDays } = options;
+  const { auditRetentionDays, noticeMs = 0 } = options;
+  let stopping = false;
   await Promise.all([
     checkDatabase(database.app, "roster_app"),
     checkDatabase(database.directory, "roster_directory"),
   ]);
   const metrics = new Metrics({
-    isReady: () => readiness.ready,
+    isReady: () => readiness.ready && !stopping,
     watchers: () => feed.watchers,
     feedLagMs: () => feed.lagMs,
     sealLagMs: () => jobs?.sealLagMs,
@@ -135,7 +139,7 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
       ...options.http,
       routes,
       interceptors,
-      isReady: () => readiness.ready,
+      unready: () => (stopping ? "draining" : readiness.ready ? undefined : "no database"),
       metrics: () => metrics.text(),
     }).catch(async (error: unknown) => {
       await Promise.all([readiness.stop(), server.stop(0)]);
@@ -155,8 +159,12 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
       ),
     watchers: () => feed.watchers,
     stop: async () => {
+      stopping = true;
       server.setServing(false);
-      await Promise.all([readiness.stop(), server.stop(graceMs), http?.drain(graceMs)]);
+      await readiness.stop();
+      // Who sends calls here may look only now and then whether they are welcome.
+      await delay(noticeMs);
+      await Promise.all([server.stop(graceMs), http?.drain(graceMs)]);
       // Until here it says that it is not ready.
       await http?.close();
       await Promise.all([app.end(), directory.end(), polling.end(), standby?.end(), jobs?.stop()]);

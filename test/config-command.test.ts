@@ -70,6 +70,7 @@ describe("config", () => {
       PURGE_AFTER_DAYS: ["30", "default"],
       AUDIT_RETENTION_DAYS: ["0", "default"],
       OPERATOR_REASON: ["optional", "default"],
+      SHUTDOWN_NOTICE_SECONDS: ["5", "default"],
       ALLOW_CLEARTEXT: ["0", "default"],
       ROSTER_DATA_DIR: [join(folder, "data"), "set"],
       LOG_LEVEL: ["info", "default"],

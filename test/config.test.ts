@@ -49,6 +49,7 @@ describe("readConfig in development", () => {
       purgeAfterDays: 30,
       auditRetentionDays: 0,
       operatorReason: "optional",
+      shutdownNoticeSeconds: 0,
       dataDir: ".roster",
       logLevel: "info",
     });
@@ -102,6 +103,7 @@ describe("readConfig in production", () => {
       PURGE_AFTER_DAYS: "7",
       AUDIT_RETENTION_DAYS: "400",
       OPERATOR_REASON: "required",
+      SHUTDOWN_NOTICE_SECONDS: "3",
       ROSTER_DATA_DIR: "/data",
       LOG_LEVEL: "warn",
     };
@@ -127,6 +129,7 @@ describe("readConfig in production", () => {
       purgeAfterDays: 7,
       auditRetentionDays: 400,
       operatorReason: "required",
+      shutdownNoticeSeconds: 3,
       dataDir: "/data",
       logLevel: "warn",
     });

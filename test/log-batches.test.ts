@@ -24,6 +24,7 @@ const serve = async (env: NodeJS.ProcessEnv = {}) => {
     DIRECTORY_DATABASE_URL: directory,
     GRPC_ADDR: "127.0.0.1:0",
     JWKS_FILE,
+    SHUTDOWN_NOTICE_SECONDS: "0",
     JWT_ISSUER: issuer,
     JWT_AUDIENCE: audience,
     TOKEN_SECRET: "x".repeat(32),

@@ -64,8 +64,13 @@ type Method<Input extends DescMessage, Output extends DescMessage> = DescMethod 
 export class RawClient {
   readonly grpc: grpc.Client;
 
-  constructor(port: number, options: grpc.ClientOptions = {}) {
-    this.grpc = new grpc.Client(`127.0.0.1:${port}`, grpc.credentials.createInsecure(), options);
+  /** @param ports of this machine; with several the service config says how they are shared */
+  constructor(ports: number | readonly number[], options: grpc.ClientOptions = {}) {
+    const target = `ipv4:${[ports]
+      .flat()
+      .map((port) => `127.0.0.1:${port}`)
+      .join(",")}`;
+    this.grpc = new grpc.Client(target, grpc.credentials.createInsecure(), options);
   }
 
   close(): void {

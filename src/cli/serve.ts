@@ -67,6 +67,7 @@ const start = async (config: Config, log: Logger): Promise<() => Promise<void>> 
       purgeAfterDays: config.purgeAfterDays,
       auditRetentionDays: config.auditRetentionDays,
       operatorReason: config.operatorReason,
+      noticeMs: config.shutdownNoticeSeconds * 1_000,
       openReflection: config.dev,
       log,
     });

@@ -12,6 +12,7 @@ import { AsyncLocalStorage } from "node:async_hooks";
 import { channel } from "node:diagnostics_channel";
 import pg from "pg";
 import { createDriverFactory, type DriverFactory } from "slonik";
+import { cancelUnwanted, requestCancel } from "./cancel.ts";
 import {
   begin,
   commit,
@@ -26,6 +27,7 @@ import {
   type Wire,
 } from "./exchange.ts";
 import { Packet } from "./packet.ts";
+import type { Deadline } from "./pool.ts";
 import { readerOf } from "./reader.ts";
 import {
   errorTypeOf,
@@ -45,6 +47,8 @@ export interface Flight {
   readonly prepare: boolean;
   /** A short read that stands alone, and so may leave in one write with others. */
   readonly shared?: boolean;
+  /** When it is over, the statements are cancelled in the database. Without it they run to their end. */
+  readonly deadline?: Deadline;
   /** Hears what the rows weighed on the wire, in bytes. */
   readonly received?: (bytes: number) => void;
   /** Hears a position of the log behind the statements; null when it is not known. It is asked in the same write. */
@@ -142,6 +146,8 @@ export const createTenantDriver = (
           shapes: new Map(),
           status: "I",
           current: null,
+          held: null,
+          cancel: () => requestCancel(client),
           generation: 0,
         };
         client.on("error", (error) => clientEventEmitter.emit("error", error));
@@ -151,18 +157,20 @@ export const createTenantDriver = (
           steps: readonly Step[],
           main: number,
           prepare: boolean,
-          shared = false,
-          located?: Flight["located"],
+          { shared = false, located, deadline }: Partial<Flight> = {},
         ): Promise<Outcome> =>
           new Promise((resolve, reject) => {
             roundTrips.count++;
             if (flushed.hasSubscribers) flushed.publish(steps);
             let answer: Outcome | undefined;
             const exchange = new Exchange(steps, main, prepare, (error, outcome) => {
+              stay?.();
               if (error) reject(error);
               else if (located) answer = outcome;
               else resolve(outcome);
             });
+            const stay = deadline?.onOver(() => exchange.abandon());
+            if (deadline?.over) exchange.abandon();
             const told = (position: string | null): void => {
               // Of what failed nobody wants to know.
               if (answer === undefined) return;
@@ -181,14 +189,14 @@ export const createTenantDriver = (
         const oneByOne = async (
           steps: readonly Step[],
           main: number,
-          located: Flight["located"],
+          { located, deadline }: Flight,
         ): Promise<Outcome> => {
           const alone = session.status === "I" && steps[0] !== begin;
           const all = alone ? [begin, ...steps, commit] : steps;
           let outcome: Outcome | undefined;
           try {
             for (const [index, step] of all.entries()) {
-              const result = await exchange([step], 0, false);
+              const result = await exchange([step], 0, false, deadline && { deadline });
               if (index === main + (alone ? 1 : 0)) outcome = result;
             }
           } catch (error) {
@@ -211,7 +219,8 @@ export const createTenantDriver = (
             const [others] = stream.listeners("data") as [(bytes: Buffer) => void];
             const ready = (status: string): void => {
               session.status = status as TransactionStatus;
-              if (!session.current?.next()) wire.emit("readyForQuery", { status });
+              if (session.current?.next()) cancelUnwanted(session);
+              else wire.emit("readyForQuery", { status });
             };
             stream.on(
               "data",
@@ -234,7 +243,6 @@ export const createTenantDriver = (
               throw new Error("refused to send a statement outside a tenant");
             }
             const steps = [...before, { text, values }, ...(flight.after ?? [])];
-            const { prepare, shared, located } = flight;
             const statement = statementOf(text);
             const span = spanOf(statement, place);
             const startMs = performance.now();
@@ -242,8 +250,8 @@ export const createTenantDriver = (
             let outcome: Outcome;
             try {
               outcome = pipeline
-                ? await exchange(steps, before.length, prepare, shared, located)
-                : await oneByOne(steps, before.length, located);
+                ? await exchange(steps, before.length, flight.prepare, flight)
+                : await oneByOne(steps, before.length, flight);
             } catch (error) {
               failure = errorTypeOf(error);
               throw error;

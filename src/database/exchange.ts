@@ -5,6 +5,7 @@
 import { createHash } from "node:crypto";
 import type { Socket } from "node:net";
 import { prepareValue } from "pg/lib/utils.js";
+import { cancelUnwanted } from "./cancel.ts";
 import type { Packet } from "./packet.ts";
 import type { Receiver } from "./reader.ts";
 import { Shape } from "./shape.ts";
@@ -45,6 +46,10 @@ export interface Session {
   readonly shapes: Map<string, Shape>;
   status: TransactionStatus;
   current: Flush | null;
+  /** What is written once the cancel request under way can no longer hit it; null: there is none. */
+  held: (() => void)[] | null;
+  /** Asks the server to end what the connection runs. @throws Error when nobody knows whether it will */
+  readonly cancel: () => Promise<unknown>;
   /** Ends the names of statements, so that they can be made anew. */
   generation: number;
 }
@@ -65,6 +70,12 @@ export interface Outcome {
 }
 
 const noColumns = new Shape([]);
+
+/** What the server says of a statement that was cancelled; also told of one that was not begun. */
+export const cancelledCode = "57014";
+const notBegun = (): Error =>
+  Object.assign(new Error("nobody waits for the statement"), { code: cancelledCode });
+
 const names = new Map<string, string>();
 
 /** A prepared statement's name: a digest of its text, so that every connection uses the same. */
@@ -79,6 +90,10 @@ const nameOf = (text: string): string => {
 
 /** Statements up to one Sync, one of which somebody wants the answer of. */
 export class Exchange {
+  /** Nobody waits for the answer any more. */
+  unwanted = false;
+  /** Where it was sent. */
+  session: Session | undefined;
   private readonly steps: readonly Step[];
   private readonly main: number;
   private readonly prepare: boolean;
@@ -131,6 +146,12 @@ export class Exchange {
     });
     packet.sync();
     for (const name of this.parsing) parsing.add(name);
+  }
+
+  /** It is not begun, or cancelled when it runs. */
+  abandon(): void {
+    this.unwanted = true;
+    if (this.session) cancelUnwanted(this.session);
   }
 
   parsed({ prepared }: Session): void {
@@ -188,6 +209,11 @@ export class Flush implements Receiver {
     this.exchanges = exchanges;
   }
 
+  /** The exchange that the server is at. */
+  get running(): Exchange | undefined {
+    return this.exchanges[this.at];
+  }
+
   /** What is thrown here pg would never hear of, and it would wait for an answer for ever: so it is returned. */
   submit(): Error | null {
     const { session, exchanges } = this;
@@ -198,7 +224,9 @@ export class Flush implements Receiver {
       const mark = packet.length;
       const exchange = exchanges[i] as Exchange;
       try {
+        if (exchange.unwanted) throw notBegun();
         exchange.pack(session, parsing);
+        exchange.session = session;
         i++;
       } catch (error) {
         packet.cut(mark);
@@ -209,7 +237,9 @@ export class Flush implements Receiver {
     }
     if (exchanges.length === 0) return fault;
     session.current = this;
-    wire.stream.write(packet.take());
+    const bytes = packet.take();
+    if (session.held) session.held.push(() => wire.stream.write(bytes));
+    else wire.stream.write(bytes);
     return null;
   }
 

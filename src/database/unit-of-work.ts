@@ -7,7 +7,7 @@ import type { CommonQueryMethods } from "slonik";
 import type { z } from "zod";
 import { positionOf, type Sight } from "./consistency.ts";
 import { type Flight, flights } from "./driver.ts";
-import { begin, commit, type Step } from "./exchange.ts";
+import { begin, cancelledCode, commit, type Step } from "./exchange.ts";
 import { heavy, heavyBytes } from "./page.ts";
 import { type Deadline, DeadlinePassed, type TenantPool } from "./pool.ts";
 import type { Replica } from "./replica.ts";
@@ -36,6 +36,8 @@ const retryable = (error: unknown): boolean => {
   const { code } = error as DatabaseError;
   return code === "40001" || code === "40P01";
 };
+
+const isCancelled = (error: unknown): boolean => (error as DatabaseError).code === cancelledCode;
 
 /** True when the server answered, so that the connection is still good. Codes of sockets and of Node begin with E. */
 export const answered = (error: unknown): boolean => {
@@ -193,12 +195,12 @@ export class ReadSession extends Session {
     return replica.read(sight.least, this.deadline, (pool, check, deadline) =>
       borrow(pool, deadline, (connection) => {
         const before = [check, this.entering(timeoutOf(deadline))];
-        return send(connection, { before, prepare, shared, located }, query);
+        return send(connection, { before, prepare, shared, located, deadline }, query);
       }),
     );
   }
 
-  /** A read changes nothing, so one whose connection was lost is asked once more, by itself. */
+  /** A read changes nothing, so one that was lost with its connection or hit by another's cancel is asked once more. */
   private async askPrimary<Row extends z.ZodType>(
     entering: Entering,
     query: Query<Row>,
@@ -206,17 +208,20 @@ export class ReadSession extends Session {
     single: boolean,
     located?: Flight["located"],
   ): Promise<readonly z.output<Row>[]> {
+    const { deadline } = this;
     const work = (shared: boolean) => (connection: CommonQueryMethods) => {
-      const before = [entering(timeoutOf(this.deadline))];
-      return send(connection, { before, prepare, shared, located }, query);
+      const before = [entering(timeoutOf(deadline))];
+      return send(connection, { before, prepare, shared, located, deadline }, query);
     };
     try {
-      return await borrow(this.pool, this.deadline, work(single));
+      return await borrow(this.pool, deadline, work(single));
     } catch (error) {
-      if (!(error instanceof Unanswered)) throw error;
+      // What left in one write with it may have been cancelled a moment late.
+      const hit = single && isCancelled(error) && !deadline.over && deadline.remainingMs() > 0;
+      if (!(error instanceof Unanswered || hit)) throw error;
     }
     try {
-      return await borrow(this.pool, this.deadline, work(false));
+      return await borrow(this.pool, deadline, work(false));
     } catch (error) {
       throw error instanceof Unanswered ? error.cause : error;
     }
@@ -253,10 +258,12 @@ class WriteSession extends Session {
     if (this.deadline.over || this.deadline.remainingMs() <= 0) throw new DeadlinePassed();
     const left = timeoutOf(this.deadline);
     const before = this.entered ? [limiting(left)] : this.open(left);
-    return send(this.connection, { before, prepare }, query);
+    return send(this.connection, { before, prepare, deadline: this.deadline }, query);
   }
 
   /**
+   * Nothing of it is cancelled: a commit that waits for a standby would be done and say that it was given up.
+   *
    * @param last goes before the commit, in its flush
    * @param located hears where the log stood behind the commit
    */
@@ -281,7 +288,8 @@ class WriteSession extends Session {
   async rehearse(located: Flight["located"]): Promise<void> {
     if (!this.entered) await this.many(nothing);
     const before = [checkingConstraints];
-    await send(this.connection, { before, prepare: true, located }, rollingBack);
+    const { connection, deadline } = this;
+    await send(connection, { before, prepare: true, located, deadline }, rollingBack);
   }
 
   private open(timeoutMs: number): readonly Step[] {

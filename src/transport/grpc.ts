@@ -6,10 +6,11 @@ import type { Interceptor } from "@connectrpc/connect";
 import grpc from "@grpc/grpc-js";
 import { ReflectionService } from "@grpc/reflection";
 import { HealthImplementation } from "grpc-health-check";
+import { fail } from "../errors.ts";
 import type { Route } from "../routes.ts";
 import { MetadataHeaders } from "./call.ts";
 import { limits } from "./limits.ts";
-import { mount, type OpenStreams, statusOf } from "./mount.ts";
+import { mount, type OpenCalls, type OpenStreams, statusOf } from "./mount.ts";
 
 /** A running gRPC port. */
 export interface GrpcServer {
@@ -55,7 +56,8 @@ export const serveGrpc = async ({
 }: GrpcOptions): Promise<GrpcServer> => {
   const server = new grpc.Server(options);
   const open: OpenStreams = new Set();
-  for (const route of routes) mount(server, route, interceptors, open);
+  const running: OpenCalls = new Set();
+  for (const route of routes) mount(server, route, interceptors, open, running);
 
   const names = ["", ...routes.map(({ service }) => service.typeName)];
   const health = new HealthImplementation(
@@ -72,6 +74,8 @@ export const serveGrpc = async ({
     stop: (graceMs) =>
       new Promise((resolve) => {
         const cut = setTimeout(() => {
+          // grpc-js lets them go on, and their SQL with them.
+          for (const call of running) call.hangUp.end(fail("STREAM_ENDED"));
           server.forceShutdown();
           // A session whose peer has stopped reading never says that it is closed.
           resolve();

@@ -20,8 +20,8 @@ export interface HttpOptions {
   readonly origins: readonly string[];
   readonly routes: readonly Route[];
   readonly interceptors: readonly Interceptor[];
-  /** Whether calls are welcome. */
-  readonly isReady: () => boolean;
+  /** Why calls are not welcome; undefined: they are. */
+  readonly unready: () => string | undefined;
   /** The metrics in Prometheus' text form. */
   readonly metrics: () => Promise<string>;
 }
@@ -168,15 +168,15 @@ class Port {
 
   /** Answers what is no RPC. */
   private look(path: string, { method }: Request, response: Response): void {
-    const { isReady, metrics } = this.options;
+    const { unready, metrics } = this.options;
     const reads = method === "GET" || method === "HEAD";
     if (!["/livez", "/readyz", "/metrics"].includes(path))
       tell(response, 404, "there is no such path");
     else if (!reads) tell(response, 405, "this is read by GET");
     else if (path === "/livez") tell(response, 200, "ok");
     else if (path === "/readyz") {
-      const ready = isReady() && !this.draining;
-      tell(response, ready ? 200 : 503, ready ? "ok" : this.draining ? "draining" : "no database");
+      const why = unready();
+      tell(response, why === undefined ? 200 : 503, why ?? "ok");
     } else {
       metrics().then(
         (text) => tell(response, 200, text, "text/plain; version=0.0.4; charset=utf-8"),

@@ -36,12 +36,16 @@ type Next<Response> = (request: UnaryRequest) => Promise<Response>;
 /** Ends of the streams that are open: what the server calls when it stops. */
 export type OpenStreams = Set<() => void>;
 
+/** Calls with one answer that are under way. */
+export type OpenCalls = Set<Call>;
+
 /** Mounts a service. @throws Error for an RPC that is not implemented, or of a kind that is not served */
 export const mount = (
   server: grpc.Server,
   { service, implementation }: Route,
   interceptors: readonly Interceptor[],
   open: OpenStreams,
+  running: OpenCalls,
 ): void => {
   const definition: Record<string, grpc.MethodDefinition<Message | Undecodable, Message>> = {};
   const handlers: grpc.UntypedServiceImplementation = {};
@@ -60,7 +64,7 @@ export const mount = (
       },
       responseDeserialize: () => create(method.output as DescMessage),
     };
-    handlers[method.name] = handling(method, handler, interceptors, open);
+    handlers[method.name] = handling(method, handler, interceptors, open, running);
   }
   server.addService(definition, handlers);
 };
@@ -70,10 +74,11 @@ const handling = (
   handler: never,
   interceptors: readonly Interceptor[],
   open: OpenStreams,
+  running: OpenCalls,
 ): grpc.UntypedHandleCall => {
   switch (method.methodKind) {
     case "unary":
-      return unary(method as DescMethodUnary, handler, interceptors);
+      return unary(method as DescMethodUnary, handler, interceptors, running);
     case "server_streaming":
       // A mutation is one transaction, which would stay open while a slow reader reads.
       if (method.idempotency !== Idempotency.NO_SIDE_EFFECTS)
@@ -106,6 +111,7 @@ const unary = (
   method: DescMethodUnary,
   handler: Handler<Promise<Init>>,
   interceptors: readonly Interceptor[],
+  running: OpenCalls,
 ): grpc.handleUnaryCall<Message | Undecodable, Message> => {
   const chain = chainOf<UnaryResponse>(interceptors, async (request) => {
     const call = request as Call;
@@ -114,14 +120,17 @@ const unary = (
   });
   return (call, callback) => {
     const request = new Call(call, method);
+    running.add(request);
     chain(request).then(
       (response) => {
         request.answered = true;
+        running.delete(request);
         call.sendMetadata(metadataOf(response.header));
         callback(null, response.message, metadataOf(response.trailer));
       },
       (error: unknown) => {
         request.answered = true;
+        running.delete(request);
         callback(statusOf(error));
       },
     );

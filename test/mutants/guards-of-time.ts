@@ -102,6 +102,27 @@ export const requests: readonly Guard[] = [
     "streams",
     "one statement takes longer",
   ),
+  inSource("src/database/driver.ts")(
+    "what nobody waits for is cancelled",
+    "deadline?.onOver(() => exchange.abandon())",
+    "deadline?.onOver(() => {})",
+    "cancel",
+    "who hangs up",
+  ),
+  inSource("src/database/exchange.ts")(
+    "a cancel hits nobody else",
+    "if (session.held)",
+    "if (session.held && false)",
+    "cancel",
+    "comes late",
+  ),
+  inSource("src/database/unit-of-work.ts")(
+    "who is hit is asked again",
+    "error instanceof Unanswered || hit",
+    "error instanceof Unanswered",
+    "cancel",
+    "hit in place of another",
+  ),
   inSource("src/services/user-exports.ts")(
     "each page of a stream enters anew",
     "const pageSize = 500",
