@@ -1,6 +1,7 @@
 /** The whole process on one screen: database → corridor → ports, and how it stops. */
+import { readFileSync } from "node:fs";
 import type { Logger } from "pino";
-import { type DatabaseUrls, directoryPoolSize, type HttpConfig } from "./config.ts";
+import { type DatabaseUrls, directoryPoolSize, type HttpConfig, type TlsConfig } from "./config.ts";
 import { checkDatabase } from "./database/check.ts";
 import { ConsistencyTokens } from "./database/consistency.ts";
 import { Feed, type FeedLimits } from "./database/feed.ts";
@@ -14,7 +15,10 @@ import { operatorsOnly, type Trust, Verifier } from "./interceptors/identity.ts"
 import { corridor } from "./interceptors/index.ts";
 import { readingAll } from "./interceptors/unit-of-work.ts";
 import { startJobs } from "./jobs/index.ts";
+import { Renewed } from "./renewed.ts";
 import { routes } from "./routes.ts";
+import { readAllowed } from "./spiffe.ts";
+import { readCertificates } from "./transport/certificates.ts";
 import { serveGrpc } from "./transport/grpc.ts";
 import { serveHttp } from "./transport/http.ts";
 import { Metrics } from "./transport/metrics.ts";
@@ -24,6 +28,10 @@ export interface ServerOptions {
   readonly address: { readonly host: string; readonly port: number };
   /** Undefined: no HTTP port. */
   readonly http?: HttpConfig | undefined;
+  /** Undefined: both ports serve cleartext. */
+  readonly tls?: TlsConfig | undefined;
+  /** The file of SPIFFE ids; undefined: no client certificate makes a caller. */
+  readonly spiffeFile?: string | undefined;
   readonly database: DatabaseUrls;
   readonly poolSize: number;
   readonly pipeline: boolean;
@@ -88,7 +96,27 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
     pools.flatMap(([name, pool]) => (pool ? [[name, pool] as const] : [])),
     () => readiness.ready,
   );
-  const verifier = new Verifier(trust);
+  const renewing: { stop(): void }[] = [];
+  /** Files that are read anew when they change. */
+  const renewed = <T>(files: readonly string[], read: () => T): Renewed<T> => {
+    const found = new Renewed(files, read, (error) =>
+      log.error(`${error.message}; what it replaces stays in force`),
+    );
+    found.onChange(() => log.info({ files }, "read anew"));
+    renewing.push(found);
+    return found;
+  };
+  const { tls, spiffeFile } = options;
+  const certificates =
+    tls &&
+    renewed([tls.certificate, tls.key, ...(tls.clientCa ? [tls.clientCa] : [])], () =>
+      readCertificates(tls),
+    );
+  const allowed =
+    spiffeFile === undefined
+      ? undefined
+      : renewed([spiffeFile], () => readAllowed(readFileSync(spiffeFile, "utf8")));
+  const verifier = new Verifier(trust, allowed);
   const sessions = { app, directory, replica: standby && new Replica(standby) };
   const feed = new Feed(readingAll(sessions), { ...usualFeed, ...options.feed });
   const interceptors = corridor({
@@ -109,6 +137,7 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
   });
   const server = await serveGrpc({
     ...address,
+    certificates,
     routes,
     interceptors,
     mayReflect: options.openReflection ? undefined : operatorsOnly(verifier),
@@ -121,6 +150,7 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
     options.http &&
     (await serveHttp({
       ...options.http,
+      certificates,
       routes,
       interceptors,
       isReady: () => readiness.ready,
@@ -144,6 +174,7 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
       await Promise.all([readiness.stop(), server.stop(graceMs), http?.drain(graceMs)]);
       // Until here it says that it is not ready.
       await http?.close();
+      for (const files of renewing) files.stop();
       await Promise.all([app.end(), directory.end(), standby?.end(), jobs?.stop()]);
     },
   };

@@ -59,6 +59,8 @@ const start = async (config: Config, log: Logger): Promise<() => Promise<void>> 
     const server = await startServer({
       address: config.grpc,
       http: config.http,
+      tls: config.tls,
+      spiffeFile: config.spiffeFile,
       database,
       poolSize: config.poolSize,
       pipeline: config.pipeline,
