@@ -16,6 +16,8 @@ export interface Config {
   readonly spiffeFile: string | undefined;
   /** Undefined: the embedded PostgreSQL under `dataDir`. */
   readonly database: DatabaseUrls | undefined;
+  /** The files from which URLs of `database` came, by URL: their passwords may be replaced there. */
+  readonly databaseFiles: ReadonlyMap<string, string>;
   readonly migrationUrl: string | undefined;
   readonly poolSize: number;
   readonly pipeline: boolean;
@@ -411,7 +413,7 @@ export const inspectConfig = (environment: NodeJS.ProcessEnv = process.env): Ins
  * @throws ConfigError with every fault at once
  */
 export const readConfig = (environment: NodeJS.ProcessEnv = process.env): Config => {
-  const { faults, values: v } = inspectConfig(environment);
+  const { faults, values: v, settings } = inspectConfig(environment);
   if (faults.length > 0) throw new ConfigError(faults);
 
   const jwks = v.JWKS_URL ? { url: v.JWKS_URL } : v.JWKS_FILE ? { file: v.JWKS_FILE } : undefined;
@@ -437,6 +439,13 @@ export const readConfig = (environment: NodeJS.ProcessEnv = process.env): Config
             replica: v.REPLICA_DATABASE_URL,
           }
         : undefined,
+    databaseFiles: new Map(
+      settings.flatMap(({ name, text, source }) =>
+        name.endsWith("DATABASE_URL") && text !== undefined && typeof source === "object"
+          ? [[text, source.file] as const]
+          : [],
+      ),
+    ),
     migrationUrl: v.MIGRATION_DATABASE_URL,
     poolSize: v.POOL_SIZE,
     pipeline: v.DATABASE_PIPELINE === "on",

@@ -75,7 +75,7 @@ const signed = (
   const names = [der(0x87, local), ...uris.map((uri) => text(0x86, uri))];
   const extensions = [
     extension("551d13", sequence(...(authority ? [yes] : [])), yes),
-    ...(authority ? [] : [extension("551d11", sequence(...names))]),
+    ...(authority && uris.length === 0 ? [] : [extension("551d11", sequence(...names))]),
   ];
   const content = sequence(
     der(0xa0, integer(Buffer.from([2]))),

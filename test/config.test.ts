@@ -44,6 +44,7 @@ describe("readConfig in development", () => {
       tls: undefined,
       spiffeFile: undefined,
       database: undefined,
+      databaseFiles: new Map(),
       migrationUrl: undefined,
       poolSize: 10,
       pipeline: true,
@@ -117,6 +118,7 @@ describe("readConfig in production", () => {
         origins: ["https://admin.example", "http://localhost:3000"],
       },
       database: { app: production.DATABASE_URL, directory: production.DIRECTORY_DATABASE_URL },
+      databaseFiles: new Map(),
       migrationUrl: more.MIGRATION_DATABASE_URL,
       poolSize: 25,
       pipeline: false,
@@ -318,6 +320,7 @@ describe("readConfig", () => {
       tokenSecret: TOKEN_SECRET,
       migrationUrl: "postgres://m@db/roster",
     });
+    expect(config.databaseFiles.get(DATABASE_URL)).toBe(join(folder, "app"));
   });
 
   test("tells a secret's file that is missing, and one beside the variable itself", () => {

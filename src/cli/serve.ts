@@ -1,5 +1,6 @@
 import pino, { type Logger } from "pino";
 import { type Config, readConfig } from "../config.ts";
+import { rereadPassword } from "../database/passwords.ts";
 import { startServer } from "../main.ts";
 import { developmentTrust, signToken, startDevelopmentDatabase } from "./development.ts";
 
@@ -48,6 +49,8 @@ const start = async (config: Config, log: Logger): Promise<() => Promise<void>> 
     : await startDevelopmentDatabase(config.dataDir, (line) => log.info(line));
   const database = config.database ?? development?.urls;
   if (!database) throw new Error("no database");
+
+  for (const [url, file] of config.databaseFiles) rereadPassword(url, file);
 
   const toStop: (() => Promise<void>)[] = [];
   // The database goes last, when nothing uses it any more.

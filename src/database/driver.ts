@@ -26,6 +26,7 @@ import {
   type Wire,
 } from "./exchange.ts";
 import { Packet } from "./packet.ts";
+import { withPasswordNow } from "./passwords.ts";
 import { readerOf } from "./reader.ts";
 
 /** What travels in the same flush as a Slonik query. */
@@ -115,7 +116,7 @@ export const createTenantDriver = (pipeline: boolean, roundTrips: RoundTrips): D
       createPoolClient: async ({ clientEventEmitter }) => {
         const timeout = driverConfiguration.connectionTimeout;
         const client = new pg.Client({
-          connectionString: driverConfiguration.connectionUri,
+          connectionString: withPasswordNow(driverConfiguration.connectionUri),
           connectionTimeoutMillis: timeout === "DISABLE_TIMEOUT" ? 0 : timeout,
           keepAlive: true,
         });

@@ -66,6 +66,13 @@ export const certificates: readonly Guard[] = [
     "mtls",
     others,
   ),
+  inSource("src/database/passwords.ts")(
+    "no user of a file that was not looked at",
+    "then.password = now.password;",
+    "if (then) return now.href;",
+    "passwords",
+    "is all that is taken",
+  ),
   inSource("src/transport/certificates.ts")(
     "no TLS before 1.2",
     'minVersion: "TLSv1.2"',
