@@ -32,6 +32,7 @@ const mayImport: Record<string, readonly string[]> = {
   context: ["database"],
   database: [],
   cli: ["config", "database", "jobs", "main", "gen"],
+  jobs: ["database"],
   config: ["spiffe"],
   spiffe: [],
   renewed: [],
