@@ -161,6 +161,15 @@ describe("the file of SPIFFE ids", () => {
     ];
     for (const refused of await Promise.all(outside.map(refusal)))
       expect(refused.reason).toBe("ORG_REQUIRED");
+    // Nor does an org that it may select open what lies outside.
+    const headers = { "roster-org-id": mine.orgId };
+    const beside = [
+      users.deleteUser({ userId: third.ownerId }, { headers }),
+      orgs.listOrgs({}, { headers }),
+      orgs.purgeOrg({ orgId: third.orgId }, { headers }),
+    ];
+    for (const refused of await Promise.all(beside.map(refusal)))
+      expect(refused.reason).toBe("PERMISSION_MISSING");
   });
 
   test("is read anew: an id is let in, another no longer, and a broken file changes nothing", async () => {
