@@ -1,6 +1,7 @@
 /** Names of environment variables → zod → Config. Nothing else reads the environment. */
 import { readFileSync } from "node:fs";
 import { z } from "zod";
+import { AllowFaults, readAllowed } from "./spiffe.ts";
 
 /** What the process runs by. */
 export interface Config {
@@ -9,8 +10,14 @@ export interface Config {
   readonly grpc: { readonly host: string; readonly port: number };
   /** Undefined: there is no HTTP port. */
   readonly http: HttpConfig | undefined;
+  /** Undefined: both ports serve cleartext. */
+  readonly tls: TlsConfig | undefined;
+  /** The file of client certificates that may call; undefined: none makes a caller. */
+  readonly spiffeFile: string | undefined;
   /** Undefined: the embedded PostgreSQL under `dataDir`. */
   readonly database: DatabaseUrls | undefined;
+  /** The files from which URLs of `database` came, by URL: their passwords may be replaced there. */
+  readonly databaseFiles: ReadonlyMap<string, string>;
   readonly migrationUrl: string | undefined;
   readonly poolSize: number;
   readonly pipeline: boolean;
@@ -33,6 +40,14 @@ export interface HttpConfig {
   readonly port: number;
   /** Of the web pages that may call it, such as `https://admin.example`. */
   readonly origins: readonly string[];
+}
+
+/** PEM files. */
+export interface TlsConfig {
+  readonly certificate: string;
+  readonly key: string;
+  /** The CAs of clients; undefined: clients are not asked for a certificate. */
+  readonly clientCa: string | undefined;
 }
 
 export interface DatabaseUrls {
@@ -121,11 +136,39 @@ const holdsKeys = (file: string, context: z.RefinementCtx): void => {
   if (fault) context.addIssue({ code: "custom", message: fault });
 };
 
+const readable = (file: string, context: z.RefinementCtx): string => {
+  try {
+    return readFileSync(file, "utf8");
+  } catch (error) {
+    const message = `cannot be read (${(error as NodeJS.ErrnoException).code})`;
+    context.addIssue({ code: "custom", message });
+    return z.NEVER;
+  }
+};
+
+/** Whether a file holds a list of SPIFFE ids, each of its faults told. */
+const holdsAllowed = (file: string, context: z.RefinementCtx): void => {
+  const text = readable(file, context);
+  if (text === undefined) return;
+  try {
+    readAllowed(text);
+  } catch (error) {
+    if (!(error instanceof AllowFaults)) throw error;
+    for (const message of error.faults) context.addIssue({ code: "custom", message });
+  }
+};
+
+const pem = z.string().superRefine((file, context) => void readable(file, context));
+
 const variables = {
   ROSTER_DEV: flag,
   GRPC_ADDR: address,
   HTTP_ADDR: httpAddress,
   CORS_ORIGINS: origins.optional(),
+  TLS_CERT_FILE: pem.optional(),
+  TLS_KEY_FILE: pem.optional(),
+  TLS_CLIENT_CA_FILE: pem.optional(),
+  SPIFFE_ALLOW_FILE: z.string().superRefine(holdsAllowed).optional(),
   DATABASE_URL: postgresUrl.optional(),
   DIRECTORY_DATABASE_URL: postgresUrl.optional(),
   WORKER_DATABASE_URL: postgresUrl.optional(),
@@ -204,6 +247,7 @@ const faultsBetween = (v: Values, given: Given, production: boolean): string[] =
     ["HTTP_ADDR", v.HTTP_ADDR],
   ] as const;
   const beyond = ports.filter(([, at]) => at !== undefined && !isLoopback(at.host));
+  const encrypted = given("TLS_CERT_FILE");
   const keyUrl = v.JWKS_URL === undefined ? undefined : new URL(v.JWKS_URL);
   const openKeys = keyUrl?.protocol === "http:" && !isLoopback(keyUrl.hostname);
   const rules: readonly (readonly [wrong: boolean, name: Name, fault: string])[] = [
@@ -267,11 +311,33 @@ const faultsBetween = (v: Values, given: Given, production: boolean): string[] =
     ...beyond.map(
       ([name]) =>
         [
-          !(v.ROSTER_DEV || v.ALLOW_CLEARTEXT),
+          !(v.ROSTER_DEV || v.ALLOW_CLEARTEXT || encrypted),
           name,
-          "is not loopback; set ALLOW_CLEARTEXT=1 where the network encrypts by itself",
+          "is not loopback; set TLS_CERT_FILE, or ALLOW_CLEARTEXT=1 where the network encrypts by itself",
         ] as const,
     ),
+    [
+      encrypted && v.ROSTER_DEV,
+      "TLS_CERT_FILE",
+      "cannot be set while ROSTER_DEV=1, which serves cleartext to this machine alone",
+    ],
+    [encrypted && !given("TLS_KEY_FILE"), "TLS_KEY_FILE", "must be set beside TLS_CERT_FILE"],
+    [!encrypted && given("TLS_KEY_FILE"), "TLS_CERT_FILE", "must be set beside TLS_KEY_FILE"],
+    [
+      !encrypted && given("TLS_CLIENT_CA_FILE"),
+      "TLS_CERT_FILE",
+      "must be set beside TLS_CLIENT_CA_FILE",
+    ],
+    [
+      given("TLS_CLIENT_CA_FILE") && !given("SPIFFE_ALLOW_FILE"),
+      "SPIFFE_ALLOW_FILE",
+      "must be set beside TLS_CLIENT_CA_FILE; it says which certificates may call",
+    ],
+    [
+      given("SPIFFE_ALLOW_FILE") && !given("TLS_CLIENT_CA_FILE"),
+      "TLS_CLIENT_CA_FILE",
+      "must be set beside SPIFFE_ALLOW_FILE; without it no client shows a certificate",
+    ],
     [
       openKeys && !v.ALLOW_CLEARTEXT,
       "JWKS_URL",
@@ -351,7 +417,7 @@ export const inspectConfig = (environment: NodeJS.ProcessEnv = process.env): Ins
  * @throws ConfigError with every fault at once
  */
 export const readConfig = (environment: NodeJS.ProcessEnv = process.env): Config => {
-  const { faults, values: v } = inspectConfig(environment);
+  const { faults, values: v, settings } = inspectConfig(environment);
   if (faults.length > 0) throw new ConfigError(faults);
 
   const jwks = v.JWKS_URL ? { url: v.JWKS_URL } : v.JWKS_FILE ? { file: v.JWKS_FILE } : undefined;
@@ -359,6 +425,15 @@ export const readConfig = (environment: NodeJS.ProcessEnv = process.env): Config
     dev: v.ROSTER_DEV,
     grpc: v.GRPC_ADDR,
     http: v.HTTP_ADDR && { ...v.HTTP_ADDR, origins: v.CORS_ORIGINS ?? [] },
+    tls:
+      v.TLS_CERT_FILE && v.TLS_KEY_FILE
+        ? {
+            certificate: v.TLS_CERT_FILE,
+            key: v.TLS_KEY_FILE,
+            clientCa: v.TLS_CLIENT_CA_FILE,
+          }
+        : undefined,
+    spiffeFile: v.SPIFFE_ALLOW_FILE,
     database:
       v.DATABASE_URL && v.DIRECTORY_DATABASE_URL
         ? {
@@ -368,6 +443,13 @@ export const readConfig = (environment: NodeJS.ProcessEnv = process.env): Config
             replica: v.REPLICA_DATABASE_URL,
           }
         : undefined,
+    databaseFiles: new Map(
+      settings.flatMap(({ name, text, source }) =>
+        name.endsWith("DATABASE_URL") && text !== undefined && typeof source === "object"
+          ? [[text, source.file] as const]
+          : [],
+      ),
+    ),
     migrationUrl: v.MIGRATION_DATABASE_URL,
     poolSize: v.POOL_SIZE,
     pipeline: v.DATABASE_PIPELINE === "on",

@@ -18,11 +18,21 @@ export interface Caller {
   readonly onBehalfOf: readonly string[];
   /** The org to which the credential is pinned. */
   readonly orgId: string | undefined;
+  /** The orgs of which the credential may select one, where there are several; undefined: that of `orgId`, else any. */
+  readonly orgs?: ReadonlySet<string> | undefined;
   /** Permissions: all that a service has; what a user's token is narrowed to, undefined if it is not. */
   readonly scope: readonly string[] | undefined;
   /** A service with the scope `roster.platform`. */
   readonly platform: boolean;
   /** Until when the credential is taken, as Date.now() has it. */
+  readonly expiresMs: number;
+}
+
+/** What the client certificate of a call's connection says; a CA that is trusted for clients signed it. */
+export interface Peer {
+  readonly uris: readonly string[];
+  /** It is a CA's own. */
+  readonly authority: boolean;
   readonly expiresMs: number;
 }
 
@@ -82,6 +92,8 @@ const key = <T>(): ContextKey<T | undefined> => createContextKey<T | undefined>(
 
 export const keys = {
   caller: key<Caller>(),
+  /** Set by the transport; undefined where the connection has no client certificate, or none of a trusted CA. */
+  peer: key<Peer>(),
   access: key<Access>(),
   /** Milliseconds that the caller allows, set by the transport; undefined: no deadline was sent. */
   timeoutMs: key<number>(),

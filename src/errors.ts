@@ -64,6 +64,10 @@ const unmet = (message: (m: Metadata) => string): Rule => ({
 
 const rules: Readonly<Record<Reason, Rule>> = {
   CREDENTIAL_MISSING: unauthenticated("send metadata `authorization: Bearer TOKEN`"),
+  CERTIFICATE_INVALID: unauthenticated("the client certificate must have exactly one SPIFFE URI"),
+  CERTIFICATE_UNKNOWN: unauthenticated(
+    "the client certificate is not one that may call this server",
+  ),
   CREDENTIAL_INVALID: unauthenticated("the credential is not one that this server accepts"),
   CREDENTIAL_EXPIRED: unauthenticated("the credential has expired; get a new one"),
   PERMISSION_MISSING: denied(

@@ -1,7 +1,8 @@
 /** The whole process on one screen: database → corridor → ports, and how it stops. */
+import { readFileSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Logger } from "pino";
-import { type DatabaseUrls, directoryPoolSize, type HttpConfig } from "./config.ts";
+import { type DatabaseUrls, directoryPoolSize, type HttpConfig, type TlsConfig } from "./config.ts";
 import { checkDatabase } from "./database/check.ts";
 import { ConsistencyTokens } from "./database/consistency.ts";
 import { tokenKey } from "./database/page.ts";
@@ -15,7 +16,10 @@ import { operatorsOnly, type Trust, Verifier } from "./interceptors/identity.ts"
 import { corridor } from "./interceptors/index.ts";
 import { readingAll } from "./interceptors/unit-of-work.ts";
 import { startJobs } from "./jobs/index.ts";
+import { Renewed } from "./renewed.ts";
 import { routes } from "./routes.ts";
+import { readAllowed } from "./spiffe.ts";
+import { readCertificates } from "./transport/certificates.ts";
 import { serveGrpc } from "./transport/grpc.ts";
 import { serveHttp } from "./transport/http.ts";
 import { Metrics } from "./transport/metrics.ts";
@@ -25,6 +29,10 @@ export interface ServerOptions {
   readonly address: { readonly host: string; readonly port: number };
   /** Undefined: no HTTP port. */
   readonly http?: HttpConfig | undefined;
+  /** Undefined: both ports serve cleartext. */
+  readonly tls?: TlsConfig | undefined;
+  /** The file of SPIFFE ids; undefined: no client certificate makes a caller. */
+  readonly spiffeFile?: string | undefined;
   readonly database: DatabaseUrls;
   readonly poolSize: number;
   readonly pipeline: boolean;
@@ -104,7 +112,27 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
     // Nobody looks at it now: it may be down, and is safe as the primary is while it follows that.
     database.replica === undefined ? undefined : open("replica", database.replica, poolSize),
   ]);
-  const verifier = new Verifier(trust);
+  const renewing: { stop(): void }[] = [];
+  /** Files that are read anew when they change. */
+  const renewed = <T>(files: readonly string[], read: () => T): Renewed<T> => {
+    const found = new Renewed(files, read, (error) =>
+      log.error(`${error.message}; what it replaces stays in force`),
+    );
+    found.onChange(() => log.info({ files }, "read anew"));
+    renewing.push(found);
+    return found;
+  };
+  const { tls, spiffeFile } = options;
+  const certificates =
+    tls &&
+    renewed([tls.certificate, tls.key, ...(tls.clientCa ? [tls.clientCa] : [])], () =>
+      readCertificates(tls),
+    );
+  const allowed =
+    spiffeFile === undefined
+      ? undefined
+      : renewed([spiffeFile], () => readAllowed(readFileSync(spiffeFile, "utf8")));
+  const verifier = new Verifier(trust, allowed);
   const sessions = { app, directory, replica: standby && new Replica(standby) };
   const feed = new Feed(readingAll(polling), { ...usualFeed, ...options.feed });
   const interceptors = corridor({
@@ -125,6 +153,7 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
   });
   const server = await serveGrpc({
     ...address,
+    certificates,
     routes,
     interceptors,
     mayReflect: options.openReflection ? undefined : operatorsOnly(verifier),
@@ -137,6 +166,7 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
     options.http &&
     (await serveHttp({
       ...options.http,
+      certificates,
       routes,
       interceptors,
       unready: () => (stopping ? "draining" : readiness.ready ? undefined : "no database"),
@@ -167,6 +197,7 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
       await Promise.all([server.stop(graceMs), http?.drain(graceMs)]);
       // Until here it says that it is not ready.
       await http?.close();
+      for (const files of renewing) files.stop();
       await Promise.all([app.end(), directory.end(), polling.end(), standby?.end(), jobs?.stop()]);
     },
   };

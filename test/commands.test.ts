@@ -91,10 +91,22 @@ describe("token", () => {
 
 describe("roster", () => {
   test("helps with each command, and exits with 0", async () => {
-    for (const command of ["", "serve ", "migrate ", "token ", "config ", "purge ", "doctor "]) {
+    const commands = [
+      "serve",
+      "migrate",
+      "token",
+      "config",
+      "purge",
+      "seal",
+      "audit",
+      "health",
+      "doctor",
+    ];
+    for (const command of ["", ...commands.map((name) => `${name} `)]) {
       const { code, stdout, stderr } = await roster(`${command}--help`.split(" "));
       expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
       expect(stdout).toContain(`usage: npx --no roster ${command.trim()}`);
+      if (command !== "") expect(stdout).toContain("Exit codes: 0 ");
     }
   });
 

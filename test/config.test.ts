@@ -3,6 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { ConfigError, readConfig } from "../src/config.ts";
+import { readAllowed } from "../src/spiffe.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "roster-config-"));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -40,7 +41,10 @@ describe("readConfig in development", () => {
       dev: true,
       grpc: { host: "127.0.0.1", port: 50051 },
       http: { host: "127.0.0.1", port: 8080, origins: [] },
+      tls: undefined,
+      spiffeFile: undefined,
       database: undefined,
+      databaseFiles: new Map(),
       migrationUrl: undefined,
       poolSize: 10,
       pipeline: true,
@@ -116,6 +120,7 @@ describe("readConfig in production", () => {
         origins: ["https://admin.example", "http://localhost:3000"],
       },
       database: { app: production.DATABASE_URL, directory: production.DIRECTORY_DATABASE_URL },
+      databaseFiles: new Map(),
       migrationUrl: more.MIGRATION_DATABASE_URL,
       poolSize: 25,
       pipeline: false,
@@ -184,6 +189,63 @@ describe("readConfig in production", () => {
     expect(faultsOf(beyond)).toEqual(["GRPC_ADDR", "JWKS_URL"]);
     expect(faultsOf({ ...beyond, ALLOW_CLEARTEXT: "1" })).toEqual([]);
     expect(faultsOf({ ...production, JWKS_URL: "http://[::1]:8080/" })).toEqual([]);
+  });
+
+  test("serves beyond loopback with a certificate, whose files go together and can be read", () => {
+    const beyond = { ...production, GRPC_ADDR: "[::]:50051", HTTP_ADDR: "0.0.0.0:443" };
+    const TLS_CERT_FILE = fileOf("server.pem", "");
+    const TLS_KEY_FILE = fileOf("server.key", "");
+    const tls = { TLS_CERT_FILE, TLS_KEY_FILE };
+    const files = { certificate: TLS_CERT_FILE, key: TLS_KEY_FILE, clientCa: undefined };
+    expect(readConfig({ ...beyond, ...tls }).tls).toEqual(files);
+    expect(faultsOf({ ...production, TLS_CERT_FILE })).toEqual(["TLS_KEY_FILE"]);
+    expect(faultsOf({ ...production, TLS_KEY_FILE })).toEqual(["TLS_CERT_FILE"]);
+    const none = join(folder, "none.pem");
+    expect(faultsOf({ ...production, ...tls, TLS_KEY_FILE: none })).toEqual(["TLS_KEY_FILE"]);
+    expect(faultsOf({ ROSTER_DEV: "1", ...tls })).toEqual(["TLS_CERT_FILE"]);
+
+    const TLS_CLIENT_CA_FILE = fileOf("clients.pem", "");
+    const SPIFFE_ALLOW_FILE = fileOf("allowed.json", '{"identities":[]}');
+    const both = { ...tls, TLS_CLIENT_CA_FILE, SPIFFE_ALLOW_FILE };
+    expect(readConfig({ ...production, ...both })).toMatchObject({
+      tls: { ...files, clientCa: TLS_CLIENT_CA_FILE },
+      spiffeFile: SPIFFE_ALLOW_FILE,
+    });
+    const { SPIFFE_ALLOW_FILE: _list, ...unlisted } = both;
+    const { TLS_CLIENT_CA_FILE: _ca, ...unasked } = both;
+    expect(faultsOf({ ...production, ...unlisted })).toEqual(["SPIFFE_ALLOW_FILE"]);
+    expect(faultsOf({ ...production, ...unasked })).toEqual(["TLS_CLIENT_CA_FILE"]);
+    expect(faultsOf({ ...production, TLS_CLIENT_CA_FILE, SPIFFE_ALLOW_FILE })).toEqual([
+      "TLS_CERT_FILE",
+    ]);
+  });
+
+  test("tells every fault of the file of SPIFFE ids at once", () => {
+    const good = { id: "spiffe://example.org/web", scope: ["teams.get"], orgs: "*" };
+    const faulty = [
+      { ...good, id: `${good.id}/a`, scope: ["everything"] },
+      { ...good, id: "spiffe://example.org", orgs: [] },
+      { ...good, id: `${good.id}/b`, more: true },
+      good,
+    ];
+    const text = JSON.stringify({ identities: faulty });
+    expect(() => readAllowed(text)).toThrow(
+      expect.objectContaining({
+        faults: [
+          "identities.0.scope.0: must be a permission such as teams.get",
+          expect.stringMatching(/^identities\.1\.id: must be a SPIFFE id/),
+          expect.stringMatching(/^identities\.1\.orgs: /),
+          expect.stringMatching(/^identities\.2: .*more/),
+        ],
+      }),
+    );
+    expect(() => readAllowed(JSON.stringify({ identities: [good, good] }))).toThrow(
+      "identities.1.id: stands there twice",
+    );
+    expect(() => readAllowed("{")).toThrow("must be JSON");
+    const SPIFFE_ALLOW_FILE = fileOf("faulty.json", text);
+    const names = new Set(faultsOf({ ...production, SPIFFE_ALLOW_FILE }));
+    expect(names).toEqual(new Set(["SPIFFE_ALLOW_FILE", "TLS_CLIENT_CA_FILE"]));
   });
 
   test.each(["issuer.example", "https://u@issuer.example", "https://:p@issuer.example"])(
@@ -261,6 +323,7 @@ describe("readConfig", () => {
       tokenSecret: TOKEN_SECRET,
       migrationUrl: "postgres://m@db/roster",
     });
+    expect(config.databaseFiles.get(DATABASE_URL)).toBe(join(folder, "app"));
   });
 
   test("tells a secret's file that is missing, and one beside the variable itself", () => {

@@ -3,7 +3,7 @@ import type { Message } from "@bufbuild/protobuf";
 import { MethodOptions_IdempotencyLevel as Idempotency } from "@bufbuild/protobuf/wkt";
 import { beforeAll, describe, expect, test } from "vitest";
 import { Scope } from "../src/gen/roster/v1/access_pb.ts";
-import { type Callers, callersOf, refusal, tokenFor, useHarness } from "./harness.ts";
+import { type Callers, refusal, useHarness } from "./harness.ts";
 import { makeWorld, type World } from "./samples/world.ts";
 import {
   callersFor,
@@ -28,22 +28,10 @@ const harness = useHarness();
 const canary = "Canary7e3f";
 let home: World;
 let other: World;
-let uninvited: readonly (readonly [callers: Callers, reason: string])[];
 
 beforeAll(async () => {
   home = await makeWorld(harness.current);
   other = await makeWorld(harness.current, canary);
-  const { baseUrl } = harness.current;
-  const id = home.ownerId;
-  const expired = await tokenFor(id, { expires: Math.floor(Date.now() / 1000) - 90 });
-  const foreign = await tokenFor(id, { claims: { aud: "elsewhere" } });
-  uninvited = [
-    [callersOf(baseUrl, ""), "CREDENTIAL_MISSING"],
-    [callersOf(baseUrl, "garbage"), "CREDENTIAL_INVALID"],
-    [callersOf(baseUrl, `${home.owner.token.slice(0, -4)}AAAA`), "CREDENTIAL_INVALID"],
-    [callersOf(baseUrl, foreign), "CREDENTIAL_INVALID"],
-    [callersOf(baseUrl, expired), "CREDENTIAL_EXPIRED"],
-  ];
 });
 
 /** A service with these permissions, pinned where an org is named. */
@@ -51,7 +39,6 @@ const service = (scope: string, org = ""): Promise<Callers> =>
   serviceWith(harness.current, scope, org);
 
 const reads = ways.filter(({ method }) => method.idempotency === Idempotency.NO_SIDE_EFFECTS);
-const firsts = ways.filter(({ name }) => methods.has(name));
 const mutations = ways.filter((way) => !reads.includes(way));
 const contents = (...without: string[]) => contentsOf(harness.current, ...without);
 const listed = (some: readonly Way[]) => some.map((way) => [way.name, way] as const);
@@ -76,19 +63,6 @@ describe("Every RPC", () => {
       await requestOf(way, world),
     );
   });
-
-  test.each(listed(firsts))(
-    "UNAUTHENTICATED without a valid credential: %s",
-    async (_name, way) => {
-      const request = await requestOf(way, home);
-      const judge = async ([callers, reason]: (typeof uninvited)[number]) =>
-        expect(await refusal(send(callers, way.method, request))).toMatchObject({
-          code: "Unauthenticated",
-          reason,
-        });
-      await Promise.all(uninvited.map(judge));
-    },
-  );
 });
 
 describe("Every id in every request", () => {

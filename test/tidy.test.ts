@@ -23,16 +23,19 @@ const roomOf = (path: string): string => {
 
 /** Who may import whom. A file beside the named ones may be imported from within its own room. */
 const mayImport: Record<string, readonly string[]> = {
-  main: ["config", "transport", "database", "interceptors", "jobs", "routes"],
+  main: ["config", "transport", "database", "interceptors", "jobs", "renewed", "routes", "spiffe"],
   routes: ["gen", "services"],
   transport: ["routes", "context", "errors", "gen"],
-  interceptors: ["gen", "context", "errors", "database"],
+  interceptors: ["gen", "context", "errors", "database", "spiffe"],
   services: ["gen", "context", "errors", "database"],
   errors: ["gen", "database"],
   context: ["database"],
   database: [],
   cli: ["config", "database", "jobs", "main", "gen"],
-  config: [],
+  jobs: ["database"],
+  config: ["spiffe"],
+  spiffe: [],
+  renewed: [],
 };
 
 /** Of the database, services see the query vocabulary, pages and the feed, nothing that could reach a pool. */

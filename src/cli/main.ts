@@ -11,6 +11,7 @@ const commands = {
   purge: () => import("./purge.ts").then(({ purge, help }) => ({ run: purge, help })),
   seal: () => import("./seal.ts").then(({ seal, help }) => ({ run: seal, help })),
   audit: () => import("./audit.ts").then(({ audit, help }) => ({ run: audit, help })),
+  health: () => import("./health.ts").then(({ health, help }) => ({ run: health, help })),
   doctor: () => import("./doctor.ts").then(({ doctor, help }) => ({ run: doctor, help })),
 };
 
@@ -26,6 +27,7 @@ const overview = `usage: npx --no roster COMMAND
   purge    remove for good what was deleted and is due
   seal     seal what the audit log has got since
   audit    prove that the audit log is as it was written, print its seals' roots
+  health   ask the server on this machine whether it is ready
   doctor   say what is wrong with a deployment and how to mend it
 
 npx --no roster COMMAND --help says more. The README lists the environment variables.`;

@@ -1,5 +1,6 @@
 import pino, { type Logger } from "pino";
 import { type Config, readConfig } from "../config.ts";
+import { rereadPassword } from "../database/passwords.ts";
 import { startServer } from "../main.ts";
 import { developmentTrust, signToken, startDevelopmentDatabase } from "./development.ts";
 
@@ -49,6 +50,8 @@ const start = async (config: Config, log: Logger): Promise<() => Promise<void>> 
   const database = config.database ?? development?.urls;
   if (!database) throw new Error("no database");
 
+  for (const [url, file] of config.databaseFiles) rereadPassword(url, file);
+
   const toStop: (() => Promise<void>)[] = [];
   // The database goes last, when nothing uses it any more.
   if (development) toStop.unshift(() => development.embedded.stop());
@@ -59,6 +62,8 @@ const start = async (config: Config, log: Logger): Promise<() => Promise<void>> 
     const server = await startServer({
       address: config.grpc,
       http: config.http,
+      tls: config.tls,
+      spiffeFile: config.spiffeFile,
       database,
       poolSize: config.poolSize,
       pipeline: config.pipeline,

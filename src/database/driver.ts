@@ -27,6 +27,7 @@ import {
   type Wire,
 } from "./exchange.ts";
 import { Packet } from "./packet.ts";
+import { withPasswordNow } from "./passwords.ts";
 import type { Deadline } from "./pool.ts";
 import { readerOf } from "./reader.ts";
 import {
@@ -133,7 +134,7 @@ export const createTenantDriver = (
       createPoolClient: async ({ clientEventEmitter }) => {
         const timeout = driverConfiguration.connectionTimeout;
         const client = new pg.Client({
-          connectionString: driverConfiguration.connectionUri,
+          connectionString: withPasswordNow(driverConfiguration.connectionUri),
           connectionTimeoutMillis: timeout === "DISABLE_TIMEOUT" ? 0 : timeout,
           keepAlive: true,
         });

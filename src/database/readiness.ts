@@ -1,6 +1,7 @@
 /** Whether calls can be served: a connection works, and the schema has what this version needs. */
 import pg from "pg";
 import { readMigrations } from "./migrate.ts";
+import { withPasswordNow } from "./passwords.ts";
 
 /** How often it is looked, and how long the database may take; together they tell of a loss within 2 s. */
 const everyMs = 500;
@@ -71,7 +72,7 @@ export class Readiness {
 
   private async connect(): Promise<pg.Client> {
     const client = new pg.Client({
-      connectionString: this.url,
+      connectionString: withPasswordNow(this.url),
       application_name: "roster readiness",
       connectionTimeoutMillis: patienceMs,
       query_timeout: patienceMs,

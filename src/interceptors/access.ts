@@ -108,6 +108,11 @@ const selectOrg = (
   if (orgId !== undefined && caller.orgId !== undefined && orgId !== caller.orgId) {
     throw fail("ORG_NOT_ALLOWED");
   }
+  if (caller.orgs !== undefined) {
+    // What is outside any org is outside those.
+    if (orgId === undefined && rule.scope !== Scope.NONE) throw fail("ORG_REQUIRED");
+    if (orgId !== undefined && !caller.orgs.has(orgId)) throw fail("ORG_NOT_ALLOWED");
+  }
   return orgId;
 };
 
@@ -116,16 +121,26 @@ const selectOrg = (
  * can select that org at all. It decides nothing else; `roster.enter` judges.
  */
 export const access = (): Interceptor => (next) => (request) => {
+  const { contextValues: values, message: sent, header } = request;
   const rule = ruleOf(request.method);
-  const caller = callerOf(request.contextValues);
-  request.contextValues.set(
-    keys.access,
-    decide(rule, request.message as Message, request.header.get("roster-org-id"), caller),
-  );
+  const message = sent as Message;
+  let caller = callerOf(values);
+  const orgId = selectOrg(rule, message, header.get("roster-org-id"), caller);
+  if (caller.orgs !== undefined && orgId !== undefined) {
+    // From here on as if the credential were pinned to that one.
+    caller = { ...caller, orgId, orgs: undefined };
+    values.set(keys.caller, caller);
+  }
+  values.set(keys.access, decide(rule, message, orgId, caller));
   return next(request);
 };
 
-const decide = (rule: Rule, message: Message, header: string | null, caller: Caller): Access => {
+const decide = (
+  rule: Rule,
+  message: Message,
+  orgId: string | undefined,
+  caller: Caller,
+): Access => {
   const subject = rule.self?.(message);
   const self =
     caller.userId !== undefined &&
@@ -157,7 +172,6 @@ const decide = (rule: Rule, message: Message, header: string | null, caller: Cal
     reach: false,
     ...more,
   });
-  const orgId = selectOrg(rule, message, header, caller);
   switch (rule.scope) {
     case Scope.ORG:
       if (orgId !== undefined) return inside(orgId, rule.permission);

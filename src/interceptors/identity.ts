@@ -12,9 +12,10 @@ import {
   jwtVerify,
 } from "jose";
 import { z } from "zod";
-import type { Caller } from "../context.ts";
+import type { Caller, Peer } from "../context.ts";
 import { keys } from "../context.ts";
 import { fail } from "../errors.ts";
+import { type Allowed, spiffeId } from "../spiffe.ts";
 
 /** Where tokens are checked against. */
 export interface Trust {
@@ -55,17 +56,25 @@ const keyFaultsOfTokens = [
   errors.JOSENotSupported,
 ];
 
+/** The SPIFFE ids that may call, as their file says now. */
+export interface AllowedNow {
+  readonly current: ReadonlyMap<string, Allowed>;
+}
+
 /**
- * Reads the caller out of a bearer token. Verifying a signature costs more than the rest of a read, so
- * callers are kept by token until it expires, and forgotten at once when the keys change.
+ * Reads the caller out of a bearer token, a client certificate or both. Verifying a signature costs more than the
+ * rest of a read, so callers are kept by token until it expires, and forgotten at once when the keys change.
  */
 export class Verifier {
   private readonly trust: Trust;
+  private readonly allowed: AllowedNow | undefined;
   private known = new Map<string, Caller>();
   private readonly keySource: KeySource;
 
-  constructor(trust: Trust) {
+  /** @param allowed undefined: client certificates make no callers */
+  constructor(trust: Trust, allowed?: AllowedNow | undefined) {
     this.trust = trust;
+    this.allowed = allowed;
     const forget = (): void => {
       this.known = new Map();
     };
@@ -76,10 +85,24 @@ export class Verifier {
   }
 
   /**
+   * A certificate must be on the list, with a token as without. With both the token says who calls and what they
+   * may; the certificate's service acts for them, and only in the orgs that both may select.
+   *
    * @param authorization the metadata of this name
-   * @throws ConnectError CREDENTIAL_MISSING, CREDENTIAL_INVALID, CREDENTIAL_EXPIRED
+   * @throws ConnectError CREDENTIAL_MISSING, CREDENTIAL_INVALID, CREDENTIAL_EXPIRED, CERTIFICATE_INVALID,
+   *   CERTIFICATE_UNKNOWN, ORG_NOT_ALLOWED
    */
-  callerOf(authorization: string | null): Caller | Promise<Caller> {
+  callerOf(authorization: string | null, peer?: Peer | undefined): Caller | Promise<Caller> {
+    if (peer === undefined || this.allowed === undefined) return this.bearerOf(authorization);
+    const service = serviceOf(peer, this.allowed.current);
+    if (authorization === null) return service;
+    const bearer = this.bearerOf(authorization);
+    return bearer instanceof Promise
+      ? bearer.then((caller) => through(service, caller))
+      : through(service, bearer);
+  }
+
+  private bearerOf(authorization: string | null): Caller | Promise<Caller> {
     if (authorization === null) throw fail("CREDENTIAL_MISSING");
     const refreshing = this.keySource.refresh();
     const found = refreshing ? undefined : this.known.get(authorization);
@@ -147,6 +170,46 @@ export class Verifier {
     }
   }
 }
+
+/** The service that a client certificate names. */
+const serviceOf = (
+  { uris, authority, expiresMs }: Peer,
+  allowed: ReadonlyMap<string, Allowed>,
+): Caller => {
+  const [id, another] = uris;
+  if (id === undefined || another !== undefined || authority || !spiffeId.test(id))
+    throw fail("CERTIFICATE_INVALID");
+  // The connection may be older than that.
+  if (!(expiresMs > Date.now())) throw fail("CREDENTIAL_EXPIRED");
+  const found = allowed.get(id);
+  if (!found) throw fail("CERTIFICATE_UNKNOWN");
+  const { scope, orgs } = found;
+  const only = orgs?.size === 1 ? [...orgs][0] : undefined;
+  return {
+    subject: `service:${id}`,
+    userId: undefined,
+    onBehalfOf: [],
+    orgId: only,
+    orgs: only === undefined ? orgs : undefined,
+    scope,
+    platform: scope.includes("roster.platform"),
+    expiresMs,
+  };
+};
+
+/** The token's caller, for whom a service acts. */
+const through = (service: Caller, caller: Caller): Caller => {
+  const may = (orgId: string): boolean =>
+    service.orgs?.has(orgId) ?? (service.orgId ?? orgId) === orgId;
+  if (caller.orgId !== undefined && !may(caller.orgId)) throw fail("ORG_NOT_ALLOWED");
+  return {
+    ...caller,
+    onBehalfOf: [service.subject, ...caller.onBehalfOf],
+    orgId: caller.orgId ?? service.orgId,
+    orgs: caller.orgId === undefined ? service.orgs : undefined,
+    expiresMs: Math.min(caller.expiresMs, service.expiresMs),
+  };
+};
 
 /** The signing keys cannot be read: an operator's fault, not the caller's. */
 class KeysUnavailable extends Error {
@@ -252,7 +315,7 @@ class RemoteKeys implements KeySource {
   }
 }
 
-/** Knows the caller by their bearer token; without one nothing further runs. */
+/** Knows the caller by their bearer token or client certificate; without either nothing further runs. */
 export const identity =
   (verifier: Verifier): Interceptor =>
   (next) =>
@@ -261,14 +324,15 @@ export const identity =
       request.contextValues.set(keys.caller, caller);
       return next(request);
     };
-    const caller = verifier.callerOf(request.header.get("authorization"));
+    const peer = request.contextValues.get(keys.peer);
+    const caller = verifier.callerOf(request.header.get("authorization"), peer);
     return caller instanceof Promise ? caller.then(proceed) : proceed(caller);
   };
 
 /** Lets operators alone use what is served outside the corridor. */
 export const operatorsOnly =
   (verifier: Verifier) =>
-  async (authorization: string | null): Promise<void> => {
-    const { platform } = await verifier.callerOf(authorization);
+  async (authorization: string | null, peer: Peer | undefined): Promise<void> => {
+    const { platform } = await verifier.callerOf(authorization, peer);
     if (!platform) throw fail("PERMISSION_MISSING", { permission: "roster.platform" });
   };

@@ -1,5 +1,6 @@
 /** Connections of the background work. */
 import pg from "pg";
+import { withPasswordNow } from "../database/passwords.ts";
 
 /** Rows that go in one transaction. */
 export const batch = 1_000;
@@ -24,7 +25,7 @@ export const withWorker = async <T>(
   work: (client: pg.Client) => Promise<T>,
 ): Promise<T> => {
   const client = new pg.Client({
-    connectionString: url,
+    connectionString: withPasswordNow(url),
     connectionTimeoutMillis: 5_000,
     // A lock held for long, and a database that is silent.
     statement_timeout: limitMs,

@@ -12,8 +12,9 @@ import {
   type UnaryResponse,
 } from "@connectrpc/connect";
 import grpc from "@grpc/grpc-js";
-import { keys } from "../context.ts";
+import { keys, type Peer } from "../context.ts";
 import { fail } from "../errors.ts";
+import { peerOf } from "./certificates.ts";
 
 /** A request whose bytes are no message of the RPC. It is refused when the corridor looks at the message. */
 export class Undecodable {}
@@ -25,6 +26,14 @@ export const undecodable = ({ input }: DescMethod, why = ""): ConnectError =>
 type Incoming =
   | grpc.ServerUnaryCall<Message | Undecodable, Message>
   | grpc.ServerWritableStream<Message | Undecodable, Message>;
+
+/** What the certificate of a call's connection says; undefined without one that its CA vouches for. */
+export const peerOfCall = (
+  call: Incoming | grpc.ServerWritableStream<unknown, unknown>,
+): Peer | undefined => {
+  const { sslPeerCertificate } = call.getAuthContext();
+  return sslPeerCertificate && peerOf(sslPeerCertificate);
+};
 
 /** One call: the interceptors' request and the handler's context in one object. */
 export class Call implements UnaryRequest, HandlerContext {
@@ -46,6 +55,8 @@ export class Call implements UnaryRequest, HandlerContext {
     this.method = method as DescMethodUnary;
     const timeoutMs = this.timeoutMs();
     if (timeoutMs !== undefined) this.contextValues.set(keys.timeoutMs, timeoutMs);
+    const peer = peerOfCall(call);
+    if (peer) this.contextValues.set(keys.peer, peer);
   }
 
   get message(): Message {

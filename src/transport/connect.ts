@@ -31,7 +31,7 @@ import {
   type UniversalServerResponse,
 } from "@connectrpc/connect/protocol";
 import { compressionGzip } from "@connectrpc/connect-node";
-import { keys } from "../context.ts";
+import { keys, type Peer } from "../context.ts";
 import { fail } from "../errors.ts";
 import type { Route } from "../routes.ts";
 import { undecodable } from "./call.ts";
@@ -39,7 +39,10 @@ import { limits } from "./limits.ts";
 import { chainOf, type Handler, type Init, messagesOf, type OpenStreams } from "./mount.ts";
 
 /** Answers one request for one RPC. */
-export type Answering = (request: UniversalServerRequest) => Promise<UniversalServerResponse>;
+export type Answering = (
+  request: UniversalServerRequest,
+  peer?: Peer | undefined,
+) => Promise<UniversalServerResponse>;
 
 /** What travels with one HTTP request beside what Connect knows of it. */
 interface Attempt {
@@ -92,13 +95,13 @@ export const answers = (
 /** Connect decodes before anything else. What is no message goes through the corridor all the same, as its refusal. */
 const answering =
   (handler: UniversalHandler): Answering =>
-  async (request) => {
+  async (request, peer) => {
     const attempt = async (
       asked: UniversalServerRequest,
       why?: string,
     ): Promise<[UniversalServerResponse, Attempt]> => {
       const made: Attempt = { caller: request.signal, undecodable: why, entered: false };
-      const contextValues = createContextValues().set(attemptKey, made);
+      const contextValues = createContextValues().set(attemptKey, made).set(keys.peer, peer);
       return [await handler({ ...asked, contextValues }), made];
     };
     const [response, { told, entered }] = await attempt(request);

@@ -6,9 +6,11 @@ import type { Interceptor } from "@connectrpc/connect";
 import grpc from "@grpc/grpc-js";
 import { ReflectionService } from "@grpc/reflection";
 import { HealthImplementation } from "grpc-health-check";
+import type { Peer } from "../context.ts";
 import { fail } from "../errors.ts";
 import type { Route } from "../routes.ts";
-import { MetadataHeaders } from "./call.ts";
+import { MetadataHeaders, peerOfCall } from "./call.ts";
+import { type Certificates, RenewedCredentials } from "./certificates.ts";
 import { limits } from "./limits.ts";
 import { mount, type OpenCalls, type OpenStreams, statusOf } from "./mount.ts";
 
@@ -26,14 +28,16 @@ export interface GrpcServer {
 export interface GrpcOptions {
   readonly host: string;
   readonly port: number;
+  /** Undefined: cleartext. */
+  readonly certificates?: Certificates | undefined;
   readonly routes: readonly Route[];
   readonly interceptors: readonly Interceptor[];
-  /** Judges who may use reflection, by their `authorization`; undefined: anyone who reaches the port. */
+  /** Judges who may use reflection; undefined: anyone who reaches the port. */
   readonly mayReflect: Guard | undefined;
 }
 
-/** Throws when the sender of this `authorization` may not go on. */
-type Guard = (authorization: string | null) => Promise<void>;
+/** Throws when the sender of this `authorization`, with this certificate, may not go on. */
+type Guard = (authorization: string | null, peer: Peer | undefined) => Promise<void>;
 
 const options: grpc.ServerOptions = {
   "grpc.max_receive_message_length": limits.receiveBytes,
@@ -50,6 +54,7 @@ const options: grpc.ServerOptions = {
 export const serveGrpc = async ({
   host,
   port,
+  certificates,
   routes,
   interceptors,
   mayReflect,
@@ -67,7 +72,11 @@ export const serveGrpc = async ({
   reflectionService().addToServer(new Streams(server, open, mayReflect) as unknown as grpc.Server);
 
   return {
-    port: await listen(server, host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`),
+    port: await listen(
+      server,
+      host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`,
+      certificates ? new RenewedCredentials(certificates) : grpc.ServerCredentials.createInsecure(),
+    ),
     setServing: (serving) => {
       for (const name of names) health.setStatus(name, serving ? "SERVING" : "NOT_SERVING");
     },
@@ -89,9 +98,13 @@ export const serveGrpc = async ({
   };
 };
 
-const listen = (server: grpc.Server, address: string): Promise<number> =>
+const listen = (
+  server: grpc.Server,
+  address: string,
+  credentials: grpc.ServerCredentials,
+): Promise<number> =>
   new Promise((resolve, reject) => {
-    server.bindAsync(address, grpc.ServerCredentials.createInsecure(), (error, port) => {
+    server.bindAsync(address, credentials, (error, port) => {
       // grpc-js wraps what the system says: "No address added … errors: [listen EADDRINUSE: …]".
       const said = /errors: \[(.*)\]$/.exec(error?.message ?? "")?.[1] ?? error?.message;
       if (error) reject(new Error(`cannot listen on ${address}: ${said}`, { cause: error }));
@@ -145,7 +158,7 @@ class Streams {
         return;
       }
       const authorization = new MetadataHeaders(stream.metadata).get("authorization");
-      guard(authorization).then(
+      guard(authorization, peerOfCall(stream)).then(
         () => handle(stream),
         (error: unknown) => stream.emit("error", statusOf(error)),
       );

@@ -1,13 +1,17 @@
 /** The HTTP port: the services by Connect, gRPC-Web, gRPC and JSON, probes, metrics, and how it stops. */
 import http from "node:http";
 import http2 from "node:http2";
+import https from "node:https";
 import type { AddressInfo, Socket } from "node:net";
+import { TLSSocket } from "node:tls";
 import { cors, type Interceptor } from "@connectrpc/connect";
 import {
   universalRequestFromNodeRequest,
   universalResponseToNodeResponse,
 } from "@connectrpc/connect-node";
+import type { Peer } from "../context.ts";
 import type { Route } from "../routes.ts";
+import { askingFor, type Certificates, peerOf } from "./certificates.ts";
 import { type Answering, answers } from "./connect.ts";
 import { limits } from "./limits.ts";
 import type { OpenStreams } from "./mount.ts";
@@ -16,6 +20,8 @@ import type { OpenStreams } from "./mount.ts";
 export interface HttpOptions {
   readonly host: string;
   readonly port: number;
+  /** Undefined: cleartext. */
+  readonly certificates?: Certificates | undefined;
   /** Web pages that may call it, such as `https://admin.example`; to no others a browser hands on what is answered. */
   readonly origins: readonly string[];
   readonly routes: readonly Route[];
@@ -55,7 +61,7 @@ class Port {
   private readonly options: HttpOptions;
   private readonly rpcs: ReadonlyMap<string, Answering>;
   private readonly open: OpenStreams;
-  private readonly http1: http.Server;
+  private readonly http1: http.Server | https.Server;
   private readonly http2: http2.Http2Server;
   private readonly sessions = new Set<http2.ServerHttp2Session>();
   private readonly running = new Set<Response>();
@@ -71,22 +77,35 @@ class Port {
     const listener = (request: Request, response: Response): void => this.hear(request, response);
     // Values that come twice are joined, and then refused, as on the gRPC port: another program on the way may have
     // looked at the other one.
-    this.http1 = http.createServer({ joinDuplicateHeaders: true }, listener);
+    const joined = { joinDuplicateHeaders: true };
+    const { certificates } = options;
+    this.http1 = certificates
+      ? secured(certificates, joined, listener)
+      : http.createServer(joined, listener);
     const settings = { maxConcurrentStreams: limits.streams };
     this.http2 = http2.createServer({ settings }, listener);
     this.http2.on("session", (session) => this.keep(session));
-    const [serve] = this.http1.listeners("connection");
-    this.http1.removeAllListeners("connection");
-    this.http1.on("connection", (socket: Socket) => {
-      this.sockets.set(socket, performance.now());
-      socket.once("close", () => this.sockets.delete(socket));
-      // A connection that breaks takes its requests along, and they tell.
-      socket.on("error", () => {});
-      sniff(socket, (is2) => {
-        if (is2) this.http2.emit("connection", socket);
-        else serve?.call(this.http1, socket);
-      });
+    const connected = certificates ? "secureConnection" : "connection";
+    const [serve] = this.http1.listeners(connected);
+    this.http1.removeAllListeners(connected);
+    const give = (socket: Socket, is2: boolean): void => {
+      if (is2) this.http2.emit("connection", socket);
+      else serve?.call(this.http1, socket);
+    };
+    this.http1.on("connection", (socket: Socket) => this.know(socket));
+    this.http1.on(connected, (socket: Socket) => {
+      this.know(socket);
+      if (socket instanceof TLSSocket) give(socket, socket.alpnProtocol === "h2");
+      else sniff(socket, (is2) => give(socket, is2));
     });
+  }
+
+  private know(socket: Socket): void {
+    if (this.sockets.has(socket)) return;
+    this.sockets.set(socket, performance.now());
+    socket.once("close", () => this.sockets.delete(socket));
+    // A connection that breaks takes its requests along, and they tell.
+    socket.on("error", () => {});
   }
 
   listen(): Promise<number> {
@@ -210,6 +229,31 @@ class Port {
   }
 }
 
+const secured = (
+  certificates: Certificates,
+  options: https.ServerOptions,
+  listener: (request: http.IncomingMessage, response: http.ServerResponse) => void,
+): https.Server => {
+  const server = https.createServer(
+    {
+      ...options,
+      ...askingFor(certificates),
+      ...certificates.current,
+      ALPNProtocols: ["h2", "http/1.1"],
+    },
+    listener,
+  );
+  certificates.onChange((context) => server.setSecureContext(context));
+  return server;
+};
+
+/** What the certificate of a request's connection says; undefined without one that its CA vouches for. */
+const peerOfRequest = (request: Request): Peer | undefined => {
+  const socket = "stream" in request ? request.stream.session?.socket : request.socket;
+  if (!(socket instanceof TLSSocket && socket.authorized)) return undefined;
+  return peerOf(socket.getPeerCertificate());
+};
+
 /** Lets an HTTP/1.1 connection end with this response. */
 const lastOf = (response: Response): void => {
   if (response instanceof http.ServerResponse) response.shouldKeepAlive = false;
@@ -236,7 +280,7 @@ const respond = (answer: Answering, request: Request, response: Response): void 
     tell(response, 400, "host and path must make a URL");
     return;
   }
-  answer({ ...asked, body: bodyOf(request) })
+  answer({ ...asked, body: bodyOf(request) }, peerOfRequest(request))
     .then((answered) => universalResponseToNodeResponse(answered, response))
     // Whoever asked is gone; the corridor has logged what it did for them.
     .catch(() => response.destroy());

@@ -1,6 +1,7 @@
 import type { Guard } from "./guard.ts";
 import { access } from "./guards-of-access.ts";
 import { audit } from "./guards-of-audit.ts";
+import { certificates } from "./guards-of-certificates.ts";
 import { feed } from "./guards-of-feed.ts";
 import { freshness } from "./guards-of-freshness.ts";
 import { invitations } from "./guards-of-invitations.ts";
@@ -20,6 +21,7 @@ export const guards: readonly Guard[] = [
   ...rows,
   ...rights,
   ...access,
+  ...certificates,
   ...members,
   ...invitations,
   ...limits,
