@@ -1,18 +1,15 @@
 /**
- * Keeps a copy of an org in SQLite: `node_modules/.bin/node examples/mirror.ts URL ORG_ID FILE`, with a token in TOKEN.
- * What comes up to a position is written in one transaction with it, so a kill at any moment loses and doubles nothing.
+ * Keeps a copy of an org in SQLite: `node_modules/.bin/node examples/mirror.ts HOST:PORT ORG_ID FILE`, with a token in
+ * TOKEN. What comes up to a position is written in one transaction with it, so a kill at any moment loses and doubles
+ * nothing.
  */
 import { DatabaseSync } from "node:sqlite";
-import { setTimeout as delay } from "node:timers/promises";
 import { toJsonString } from "@bufbuild/protobuf";
-import { Code, ConnectError, createClient } from "@connectrpc/connect";
-import { createGrpcTransport } from "@connectrpc/connect-node";
-import { type Change, ChangeSchema } from "../src/gen/roster/v1/change_pb.ts";
-import { ChangeService } from "../src/gen/roster/v1/change_service_pb.ts";
+import { createRoster } from "roster/client";
+import { type Change, ChangeSchema } from "roster/v1/change";
 
-const [baseUrl = "", orgId = "", file = ""] = process.argv.slice(2);
-const client = createClient(ChangeService, createGrpcTransport({ baseUrl }));
-const headers = { authorization: `Bearer ${process.env.TOKEN}` };
+const [address = "", orgId = "", file = ""] = process.argv.slice(2);
+const roster = createRoster({ address, token: process.env.TOKEN ?? "" });
 
 const db = new DatabaseSync(file);
 db.exec(`pragma journal_mode = wal; pragma busy_timeout = 5000;
@@ -21,7 +18,7 @@ db.exec(`pragma journal_mode = wal; pragma busy_timeout = 5000;
 const put = db.prepare("insert or replace into resources values (?, ?, ?, ?)");
 const drop = db.prepare("delete from resources where (type = ? and id = ?) or user = ?");
 const place = db.prepare("insert or replace into place values (1, ?)");
-const read = db.prepare("select position from place");
+const held = db.prepare("select position from place").get();
 
 const apply = (change: Change): void => {
   const { resourceType: type, resourceId: id, resource } = change;
@@ -31,29 +28,11 @@ const apply = (change: Change): void => {
   else drop.run(type, id, type === "org_member" ? id : "nobody");
 };
 
-const follow = async (): Promise<void> => {
-  const position = String(read.get()?.position ?? "");
-  let pending: Change[] = [];
-  let began = position !== "";
-  const request = { orgId, position, snapshot: position === "" };
-  for await (const message of client.watchChanges(request, { headers })) {
-    pending.push(...message.changes);
-    if (message.position === "") continue;
-    db.exec("begin immediate");
-    if (!began) db.exec("delete from resources");
-    pending.forEach(apply);
-    place.run(message.position);
-    db.exec("commit");
-    [pending, began] = [[], true];
-  }
-};
-
-for (;;) {
-  await follow().catch((thrown: unknown) => {
-    const { code, rawMessage } = ConnectError.from(thrown);
-    if (code === Code.PermissionDenied || code === Code.Unauthenticated) throw thrown;
-    console.error(`${Code[code]}: ${rawMessage}`);
-    if (code === Code.OutOfRange) db.exec("delete from place");
-  });
-  await delay(200);
+const request = { orgId, position: String(held?.position ?? ""), snapshot: true };
+for await (const { changes, position, snapshot } of roster.watch(request)) {
+  db.exec("begin immediate");
+  if (snapshot) db.exec("delete from resources");
+  changes.forEach(apply);
+  place.run(position);
+  db.exec("commit");
 }

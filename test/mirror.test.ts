@@ -34,7 +34,7 @@ describe("examples/mirror.ts", () => {
     const env = { ...process.env, TOKEN: owner.token };
     let mirror: ChildProcess | undefined;
     const start = (): void => {
-      mirror = spawn(process.execPath, [program, current.baseUrl, orgId, file], {
+      mirror = spawn(process.execPath, [program, `127.0.0.1:${current.server.port}`, orgId, file], {
         env,
         stdio: "ignore",
       });

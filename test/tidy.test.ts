@@ -35,6 +35,7 @@ const mayImport: Record<string, readonly string[]> = {
   jobs: ["database"],
   config: ["spiffe"],
   spiffe: [],
+  client: ["gen"],
   renewed: [],
 };
 
