@@ -9,7 +9,7 @@ import { type Refusal, refusal, slug, type Tenant, useHarness } from "./harness.
 const harness = useHarness({ poolSize: 1, pipeline: true });
 
 /** What is waited for comes soon, unless the machine is busy. */
-const patience = { timeout: 5_000 };
+const patience = { timeout: 15_000 };
 
 /** Runs while nobody can read teams. */
 const whileTeamsAreLocked = async <T>(work: () => Promise<T>): Promise<T> => {

@@ -79,7 +79,7 @@ describe("a log that is written in batches", () => {
     const server = await serve();
     await callOften(server, 1);
     const written = () => expect(server.said.stdout).toContain('"correlation_id":"call-0"');
-    await vi.waitFor(written, { timeout: 2_000, interval: 20 });
+    await vi.waitFor(written, { timeout: 10_000, interval: 20 });
   });
 
   test("has every line when nothing foresaw the end", async () => {

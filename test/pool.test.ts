@@ -9,7 +9,7 @@ import { pipelined, useHarness } from "./harness.ts";
 import { number, sleeping, within } from "./pools.ts";
 
 const harness = useHarness();
-const patience = { timeout: 5_000, interval: 20 };
+const patience = { timeout: 15_000, interval: 20 };
 
 const open = async (size = 1, url = harness.current.urls.app): Promise<TenantPool> => {
   const pool = await openPool(url, { size, pipeline: pipelined });

@@ -111,7 +111,8 @@ describe("the HTTP port", () => {
     });
     session.on("error", () => {});
     await once(session, "connect");
-    const closed = once(session, "close");
+    // However it is told: `once` would take a reset for a failure.
+    const closed = new Promise<void>((resolve) => session.once("close", () => resolve()));
     await encrypted.harness.server.stop();
     await closed;
     silent.destroy();
