@@ -60,10 +60,11 @@ begin
   left join roster.teams t on t.org_id = org and t.id = team and t.delete_time is null
   -- The lowest levels of the path where the user has a role: one probe each, however many teams the user is in.
   cross join lateral (
-    select max(array_position(t.path, i.team_id)) filter (where i.role = 'MAINTAINER') as maintained,
-      max(array_position(t.path, i.team_id)) as joined
-    from roster.team_members i
-    where i.org_id = org and i.team_id = any (t.path) and i.user_id = person) reach;
+    select max(way.level) filter (where m.role = 'MAINTAINER') as maintained, max(way.level) as joined
+    from unnest(t.path) with ordinality way (id, level)
+    cross join lateral (
+      select i.role from roster.team_members i
+      where i.org_id = org and i.team_id = way.id and i.user_id = person limit 1) m) reach;
 
   if facts.custom_role is null then
     granted := roster.built_in_permissions(facts.role);
