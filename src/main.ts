@@ -172,6 +172,7 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
       unready: () => (stopping ? "draining" : readiness.ready ? undefined : "no database"),
       metrics: () => metrics.text(),
     }).catch(async (error: unknown) => {
+      for (const files of renewing) files.stop();
       await Promise.all([readiness.stop(), server.stop(0)]);
       throw error;
     }));

@@ -60,8 +60,13 @@ export class Renewed<T> {
   private versionNow(): string {
     return this.files
       .map((file) => {
-        const found = statSync(file, { throwIfNoEntry: false });
-        return found ? `${found.mtimeMs} ${found.size} ${found.ino}` : "none";
+        try {
+          const { mtimeMs, size, ino } = statSync(file);
+          return `${mtimeMs} ${size} ${ino}`;
+        } catch (error) {
+          // Reading it fails as well, and is told.
+          return String((error as NodeJS.ErrnoException).code);
+        }
       })
       .join();
   }

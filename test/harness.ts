@@ -3,12 +3,13 @@ import { randomUUID } from "node:crypto";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type Client, Code, ConnectError, createClient, type Transport } from "@connectrpc/connect";
+import { Code, ConnectError, createClient, type Transport } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import { importJWK, SignJWT } from "jose";
 import pg from "pg";
 import pino from "pino";
 import { afterAll, beforeAll, expect, inject } from "vitest";
+import type { Roster } from "../src/client.ts";
 import { urlsOf } from "../src/database/provision.ts";
 import { BadRequestSchema, ErrorInfoSchema } from "../src/gen/google/rpc/error_details_pb.ts";
 import { AccessService } from "../src/gen/roster/v1/access_service_pb.ts";
@@ -21,13 +22,7 @@ import { type RunningServer, type ServerOptions, startServer } from "../src/main
 import { weakenDatabase } from "./mutants/weakness.ts";
 
 /** One caller's view of the service. */
-export interface Callers {
-  readonly users: Client<typeof UserService>;
-  readonly orgs: Client<typeof OrgService>;
-  readonly teams: Client<typeof TeamService>;
-  readonly access: Client<typeof AccessService>;
-  readonly audit: Client<typeof AuditService>;
-  readonly changes: Client<typeof ChangeService>;
+export interface Callers extends Omit<Roster, "watch" | "close"> {
   readonly transport: Transport;
   readonly token: string;
 }

@@ -68,7 +68,11 @@ export const cancelUnwanted = (session: Session, pauseMs = firstPauseMs): void =
       for (const write of held) write();
       if (session.current?.running !== exchange) cancelUnwanted(session);
       else {
-        const again = (): void => cancelUnwanted(session, Math.min(pauseMs * 2, longestPauseMs));
+        const again = (): void => {
+          // Another one that is unwanted has attempts of its own.
+          if (session.current?.running === exchange)
+            cancelUnwanted(session, Math.min(pauseMs * 2, longestPauseMs));
+        };
         setTimeout(again, pauseMs).unref();
       }
     },

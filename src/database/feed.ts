@@ -5,16 +5,11 @@
  * transaction holds the others back. Transactions come in the order of their last changes: who changes a row that
  * another transaction changed does so after that one's commit. Their numbers would tell the order in which they began.
  */
+import { NIL as firstId } from "uuid";
 import { z } from "zod";
-import { sizeAfter } from "./page.ts";
+import { firstSize, sizeAfter } from "./page.ts";
 import { formatSnapshot, type Place, parseSnapshot, type Snapshot } from "./positions.ts";
 import { maybeText, sql, type UnitOfWork } from "./sql.ts";
-
-/** What comes before every change. */
-const firstId = "00000000-0000-0000-0000-000000000000";
-
-/** Changes that are read at once at first. */
-const firstSize = 250;
 
 /** A row of a table as the log keeps it. */
 export type Image = Readonly<Record<string, unknown>>;

@@ -30,7 +30,8 @@ export const heavyBytes = maximumWeight / 4;
 /** Answers that were heavier, with their bytes. All others are spared the weighing of each row. */
 export const heavy = new WeakMap<object, number>();
 
-/** Rows that are read at once where a reader takes all there is: at most, and as many as weigh so much. */
+/** Rows that are read at once where a reader takes all there is: at first, at most, and as many as weigh so much. */
+export const firstSize = 250;
 const [mostRows, readWeight] = [1_000, 1024 * 1024];
 
 /** How many rows to read next: where they are heavy fewer, so that memory stays the same. */

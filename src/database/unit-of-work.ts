@@ -209,6 +209,7 @@ export class ReadSession extends Session {
     located?: Flight["located"],
   ): Promise<readonly z.output<Row>[]> {
     const { deadline } = this;
+    const [limitMs, startMs] = [timeoutOf(deadline), performance.now()];
     const work = (shared: boolean) => (connection: CommonQueryMethods) => {
       const before = [entering(timeoutOf(deadline))];
       return send(connection, { before, prepare, shared, located, deadline }, query);
@@ -216,8 +217,10 @@ export class ReadSession extends Session {
     try {
       return await borrow(this.pool, deadline, work(single));
     } catch (error) {
-      // What left in one write with it may have been cancelled a moment late.
-      const hit = single && isCancelled(error) && !deadline.over && deadline.remainingMs() > 0;
+      // What left in one write with it may have been cancelled a moment late. PostgreSQL says the same of a statement
+      // that took too long.
+      const early = !deadline.over && performance.now() - startMs < limitMs;
+      const hit = single && isCancelled(error) && early;
       if (!(error instanceof Unanswered || hit)) throw error;
     }
     try {

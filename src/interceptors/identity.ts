@@ -57,7 +57,7 @@ const keyFaultsOfTokens = [
 ];
 
 /** The SPIFFE ids that may call, as their file says now. */
-export interface AllowedNow {
+interface AllowedNow {
   readonly current: ReadonlyMap<string, Allowed>;
 }
 

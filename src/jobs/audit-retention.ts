@@ -26,10 +26,9 @@ export const removeExpiredAudit = async (
   const { seals, months } = await withWorker(url, limits, async (client) => {
     let all = 0;
     for (let some = -1; some !== 0; all += some)
-      some =
-        (await numberOf(client, "select roster.expire_audit($1, $2)", [platformDays, batch])) ?? 0;
+      some = await numberOf(client, "select roster.expire_audit($1, $2)", [platformDays, batch]);
     const months = await numberOf(client, "select roster.drop_expired_months()");
-    return { seals: all, months: months ?? 0 };
+    return { seals: all, months };
   });
   const text = "select roster.remove_expired_audit($1)";
   return { seals, months, removed: await inBatches(url, text, limits) };

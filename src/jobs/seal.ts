@@ -9,7 +9,7 @@ const busyMs = 200;
 
 /** Seals one batch. @returns how many rows; null while another process is at it */
 const sealSome = (client: pg.Client): Promise<number | null> =>
-  numberOf(client, "select roster.seal_audit($1)", [most]);
+  numberOf<number | null>(client, "select roster.seal_audit($1)", [most]);
 
 /**
  * Seals all that is committed and not sealed, in every org's log, up to the oldest transaction that is under way.
@@ -44,7 +44,7 @@ export const keepSealing = (
   withWorker(url, limits, async (client) => {
     for (;;) {
       const sealed = await sealSome(client);
-      lags((await numberOf(client, "select roster.seal_lag()")) ?? 0);
+      lags(await numberOf(client, "select roster.seal_lag()"));
       if (!sealed) await delay(everyMs, undefined, { signal: limits.signal });
     }
   });

@@ -46,13 +46,13 @@ export const withWorker = async <T>(
   }
 };
 
-/** Runs a statement that answers with one number; null is what the database says in place of one. */
-export const numberOf = async (
+/** Runs a statement that answers with one number, or where its type says so with null in place of one. */
+export const numberOf = async <Answer extends number | null = number>(
   client: pg.Client,
   text: string,
   values: readonly number[] = [],
-): Promise<number | null> => {
-  const { rows } = await client.query<[number | null]>({
+): Promise<Answer> => {
+  const { rows } = await client.query<[Answer]>({
     text,
     values: [...values],
     rowMode: "array",
@@ -73,7 +73,7 @@ export const inBatches = (url: string, text: string, limits: Limits = {}): Promi
   withWorker(url, limits, async (client) => {
     let all = 0;
     for (;;) {
-      const removed = (await numberOf(client, text, [batch])) ?? 0;
+      const removed = await numberOf(client, text, [batch]);
       all += removed;
       if (removed < batch) return all;
     }

@@ -4,7 +4,7 @@ import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import { z } from "zod";
 import { maybeOrgId, settings, unitOfWork } from "../context.ts";
-import { heavy, seal, sizeAfter, unseal, weigh } from "../database/page.ts";
+import { firstSize, heavy, seal, sizeAfter, unseal, weigh } from "../database/page.ts";
 import { type FragmentSqlToken, maybeInstant, sql } from "../database/sql.ts";
 import { fail } from "../errors.ts";
 import { AuditChangeSchema } from "../gen/roster/v1/audit_pb.ts";
@@ -33,8 +33,6 @@ type Message = MessageInitShape<typeof ExportAuditEntriesResponseSchema>;
 type Entry = ReturnType<typeof toEntry>;
 type Change = Entry["changes"][number];
 
-/** Entries that are read at once at first. */
-const firstSize = 250;
 /** Changes that are read at once of an entry with many. */
 const piecesSize = 500;
 /**

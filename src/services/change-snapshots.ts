@@ -3,13 +3,11 @@ import type { HandlerContext } from "@connectrpc/connect";
 import { z } from "zod";
 import { orgId, unitOfWork } from "../context.ts";
 import type { Image } from "../database/feed.ts";
-import { sizeAfter } from "../database/page.ts";
+import { firstSize, sizeAfter } from "../database/page.ts";
 import { type FragmentSqlToken, type Query, sql } from "../database/sql.ts";
 import { type ChangeInit, created } from "./change-images.ts";
 import { firstId } from "./requests.ts";
 
-/** Rows that are read at once at first. */
-const firstSize = 250;
 /** Keys of the last row of a page; what is a text begins behind the empty one. */
 type Cursor = readonly [string, string];
 

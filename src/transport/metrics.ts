@@ -24,9 +24,7 @@ const callSeconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1,
 const statementSeconds = [0.0005, ...callSeconds];
 /** Refusals of who asked about an org that is not theirs, or named two. */
 const crossTenant = ["ORG_NOT_ALLOWED", "ORG_MISMATCH"];
-const reasons = ErrorReasonSchema.values
-  .map(({ name }) => name.replace("ERROR_REASON_", ""))
-  .filter((reason) => reason !== "UNSPECIFIED");
+const reasons = ErrorReasonSchema.values.map(({ name }) => name.replace("ERROR_REASON_", ""));
 
 const pool = "db_client_connection_pool_name";
 const operation = "db_operation_name";

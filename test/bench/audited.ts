@@ -8,7 +8,7 @@ import type { Cost, Stand } from "./stand.ts";
 const most = 1.5;
 
 /** Which operation is measured, under which name, and what it may cost at most against the same unaudited. */
-export const auditedOperations: readonly {
+const auditedOperations: readonly {
   readonly name: string;
   readonly operation: string;
   readonly against: string;
@@ -49,7 +49,7 @@ const unaudited = `
   ) returns void language plpgsql volatile set search_path = '' as $$ begin end $$`;
 
 /** The costs of an operation, round by round, and those of what it is held against. */
-export interface Audited {
+interface Audited {
   readonly own: readonly Cost[];
   readonly bare: readonly Cost[];
 }

@@ -286,7 +286,7 @@ async function* auditRows(
   roster: Served,
   runs: { seconds: number; rounds: number },
 ): AsyncGenerator<ResultRow> {
-  for await (const audited of measureAudited(stand, roster, { ...runs, warmUpSeconds: 2 })) {
+  for await (const audited of measureAudited(stand, roster, { ...runs, warmUpSeconds })) {
     const { name, own, bare, most } = audited;
     const middle = (of: (cost: Cost) => number): number => median(own.map(of));
     const ratio = median(own.map((cost, i) => total(cost) / total(bare[i] as Cost)));
