@@ -3,7 +3,7 @@ import { weakenSources, weakensSource } from "./test/mutants/weakness.ts";
 
 /** What takes long or starts servers more, and runs when it is named. */
 const apart = ["replica", "cancel-storm", "kills", "rolling"];
-const named = (name: string): boolean => process.argv.join().includes(name);
+const named = (name: string): boolean => process.argv.slice(2).join().includes(name);
 
 export default defineConfig({
   plugins: [weakenSources()],

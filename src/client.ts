@@ -155,6 +155,17 @@ class Credential {
   }
 }
 
+async function* learning<Message>(
+  messages: AsyncIterable<Message>,
+  learn: (thrown: unknown) => Promise<never>,
+): AsyncGenerator<Message> {
+  try {
+    yield* messages;
+  } catch (thrown) {
+    await learn(thrown);
+  }
+}
+
 /** Sends calls with a credential, again where that doubles nothing, and reads with what was seen before. */
 const steady = (
   inner: Transport,
@@ -207,8 +218,17 @@ const steady = (
     async stream(method, signal, timeoutMs, header, input, values) {
       checkOpen();
       const headers = new Headers(header);
-      headers.set("authorization", `Bearer ${await credential.token()}`);
-      return inner.stream(method, signal, timeoutMs, headers, input, values);
+      const token = await credential.token();
+      headers.set("authorization", `Bearer ${token}`);
+      // It is not begun anew, but the next one has a token that is taken.
+      const learn = async (thrown: unknown): Promise<never> => {
+        await credential.renewed(errorInfoOf(thrown), token);
+        throw thrown;
+      };
+      const response = await inner
+        .stream(method, signal, timeoutMs, headers, input, values)
+        .catch(learn);
+      return { ...response, message: learning(response.message, learn) };
     },
   };
 };

@@ -124,26 +124,28 @@ const origins = z
   );
 
 /** Whether a file can be read as a JSON Web Key Set: better told now than at the first call. */
-const holdsKeys = (file: string, context: z.RefinementCtx): void => {
-  let fault: string | undefined;
-  try {
-    const set = JSON.parse(readFileSync(file, "utf8")) as { keys?: unknown } | null;
-    if (!Array.isArray(set?.keys)) fault = "must be a JSON Web Key Set";
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    fault = code ? `cannot be read (${code})` : "must be a JSON Web Key Set";
-  }
-  if (fault) context.addIssue({ code: "custom", message: fault });
-};
-
-const readable = (file: string, context: z.RefinementCtx): string => {
+/** The file's text; undefined, and a fault, where it cannot be read. */
+const readable = (file: string, context: z.RefinementCtx): string | undefined => {
   try {
     return readFileSync(file, "utf8");
   } catch (error) {
     const message = `cannot be read (${(error as NodeJS.ErrnoException).code})`;
     context.addIssue({ code: "custom", message });
-    return z.NEVER;
+    return undefined;
   }
+};
+
+const holdsKeys = (file: string, context: z.RefinementCtx): void => {
+  const text = readable(file, context);
+  if (text === undefined) return;
+  let set: { keys?: unknown } | null = null;
+  try {
+    set = JSON.parse(text);
+  } catch {
+    // Told below: it is no set either.
+  }
+  if (!Array.isArray(set?.keys))
+    context.addIssue({ code: "custom", message: "must be a JSON Web Key Set" });
 };
 
 /** Whether a file holds a list of SPIFFE ids, each of its faults told. */
@@ -154,7 +156,7 @@ const holdsAllowed = (file: string, context: z.RefinementCtx): void => {
     readAllowed(text);
   } catch (error) {
     if (!(error instanceof AllowFaults)) throw error;
-    for (const message of error.faults) context.addIssue({ code: "custom", message });
+    context.addIssue({ code: "custom", message: error.message });
   }
 };
 

@@ -116,6 +116,14 @@ describe("roster/client", () => {
     await expect.poll(() => heard.length).toBeGreaterThan(0);
     expect(asked).toBe(2);
 
+    asked = 0;
+    const { changes } = rosterOn(current.server.port, token);
+    const first = async (): Promise<unknown> =>
+      changes.watchChanges({ orgId })[Symbol.asyncIterator]().next();
+    expect(await first().catch(errorInfoOf)).toMatchObject({ reason: "CREDENTIAL_EXPIRED" });
+    expect(await first()).toMatchObject({ value: { heartbeat: true } });
+    expect(asked).toBe(2);
+
     const fixed = rosterOn(current.server.port, await tokenFor(ownerId, { expires: 1 }));
     const refused = await fixed.users.getCaller({}).catch(errorInfoOf);
     expect(refused).toMatchObject({ code: Code.Unauthenticated, reason: "CREDENTIAL_EXPIRED" });

@@ -244,6 +244,10 @@ describe("readConfig in production", () => {
     );
     expect(() => readAllowed("{")).toThrow("must be JSON");
     const SPIFFE_ALLOW_FILE = fileOf("faulty.json", text);
+    // One variable has one line, which holds them all.
+    expect(() => readConfig({ ...production, SPIFFE_ALLOW_FILE })).toThrow(
+      /^SPIFFE_ALLOW_FILE: identities\.0\.scope.*; identities\.1\.id.*; identities\.2: .*more/m,
+    );
     const names = new Set(faultsOf({ ...production, SPIFFE_ALLOW_FILE }));
     expect(names).toEqual(new Set(["SPIFFE_ALLOW_FILE", "TLS_CLIENT_CA_FILE"]));
   });

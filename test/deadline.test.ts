@@ -102,7 +102,8 @@ describe("a deadline", () => {
     const raw = new RawClient(current.server.port);
     onTestFinished(() => raw.close());
     const request = { orgId, teamId: team?.id ?? "" };
-    const call = raw.start(deleteTeam, request, { token: owner.token, timeoutMs: 4_000 });
+    const metadata = { "grpc-timeout": "4000m" };
+    const call = raw.start(deleteTeam, request, { token: owner.token, metadata });
     // The org is locked first, and given free when half of the time is over.
     await expect.poll(waiting).toContain("lock_org");
     await new Promise((resume) => setTimeout(resume, 2_000));

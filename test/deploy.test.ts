@@ -218,8 +218,9 @@ describe("the Kubernetes example", () => {
       expect(names).toContain(targetPort);
       expect(exposed).toContain(port);
     }
-    // src/main.ts lets running calls have 10 s.
-    const needed = lifecycle.preStop.sleep.seconds + 10 + 5;
+    // src/main.ts gives notice and lets running calls have 10 s; 5 s are for what closes then.
+    const notice = inspectConfig({}).values.SHUTDOWN_NOTICE_SECONDS;
+    const needed = lifecycle.preStop.sleep.seconds + notice + 10 + 5;
     expect(pod.terminationGracePeriodSeconds).toBeGreaterThanOrEqual(needed);
   });
 });

@@ -73,8 +73,15 @@ describe("AuditService.VerifyAuditLog", () => {
     expect(whole).toMatchObject({ verified: true, more: false, verifiedSealNumber: 10n });
     const { admin } = harness.current;
     await admin.query("begin; lock table roster.audit_seals in access exclusive mode");
-    const slow = owner.audit.verifyAuditLog({ orgId }, { timeoutMs: 6_000 });
-    await delay(3_200);
+    const slow = owner.audit.verifyAuditLog({ orgId }, { timeoutMs: 8_000 });
+    const waits = async () => {
+      const { rowCount } = await admin.query(
+        "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
+      );
+      return rowCount;
+    };
+    await expect.poll(waits).toBe(1);
+    await delay(4_200);
     await admin.query("rollback");
     expect(await slow).toMatchObject({ verified: true, more: true, verifiedSealNumber: 8n });
     const rest = await owner.audit.verifyAuditLog({ orgId, afterSealNumber: 8n });

@@ -58,7 +58,8 @@ const targetsOf = ({ values: v }: Inspection): readonly Target[] => {
     // One more looks whether the database is there.
     ["DATABASE_URL", DATABASE_URL, "roster_app", POOL_SIZE + 1],
     ["DIRECTORY_DATABASE_URL", DIRECTORY_DATABASE_URL, "roster_directory", directorySize],
-    ["WORKER_DATABASE_URL", WORKER_DATABASE_URL, "roster_worker", 1],
+    // One for seals, one for all other background work.
+    ["WORKER_DATABASE_URL", WORKER_DATABASE_URL, "roster_worker", 2],
     ["MIGRATION_DATABASE_URL", MIGRATION_DATABASE_URL, "roster_migrator", 1],
   ] as const;
   return named.flatMap(([name, url, role, poolSize]) =>
