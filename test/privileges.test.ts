@@ -229,6 +229,7 @@ lint(
       "hidden_teams to roster_app",
       "judge_new_members to roster_app",
       "known_teams to roster_app",
+      "hold_team to roster_app",
       "lock_org to roster_app",
       "lock_owned_orgs to roster_directory",
       "make_partitions to roster_worker",

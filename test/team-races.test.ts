@@ -43,6 +43,13 @@ describe("A maintainer who is one no longer when their change comes to be writte
     expect((await owner.teams.getTeamMember(lead)).member?.role).toBe(MEMBER);
   });
 
+  test("sets no list, also where it would change nothing", async () => {
+    const { orgId, owner, den, lead, teams } = await world();
+    const gone = () => owner.teams.removeTeamMember(lead);
+    const none = () => teams.setTeamMembers({ orgId, teamId: den.id, members: [] });
+    expect(await secondOf(gone, none)).toBe("PERMISSION_MISSING");
+  });
+
   test("changes no team that was moved away from theirs, and makes none under it", async () => {
     for (const change of ["update", "create"]) {
       const { orgId, owner, den, fans, teams } = await world();

@@ -22,11 +22,14 @@ export const teamMemberSets = {
     for (const { userId, role } of items) if (!roles.has(userId)) roles.set(userId, role);
     const named = sql.array([...roles.keys()].sort(), "uuid");
 
-    // The team is held first, by which two calls for it come one after the other; then what each item stands on.
+    // The team is held first, by which two calls for it come one after the other; then the right to do this, also where
+    // nothing is left to do, and what each item stands on.
     await unit.one(
       sql.type(z.object({}))`
-        select from roster.teams where org_id = ${id} and id = ${teamId} and delete_time is null
-        for no key update`,
+        with held as materialized (
+          select id from roster.teams where org_id = ${id} and id = ${teamId} and delete_time is null
+          for no key update)
+        select from held where roster.hold_team(id)`,
       noTeam(teamId),
     );
     const people = await unit.many(sql.type(userRow)`

@@ -165,7 +165,14 @@ const roles: readonly Guard[] = [
     "team-races",
     "does not take the role back",
   ),
-  inRoutine("hold_team_rights")(
+  inSource("src/services/team-member-sets.ts")(
+    "who sets a list has the right to it, also where nothing changes",
+    " where roster.hold_team(id)",
+    "",
+    "team-races",
+    "sets no list",
+  ),
+  inRoutine("hold_maintainer")(
     "the role is held until the end",
     "limit 1 for share;",
     "limit 1;",
